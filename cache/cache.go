@@ -1,0 +1,242 @@
+// Package cache is the engine: it decides whether a stored answer may be given
+// to a new question.
+//
+// A lookup goes through three gates. The exact tier serves an entry whose
+// canonical request equals the question's byte for byte. The semantic tier
+// compares the embedding of the last user text with those of entries that agree
+// in everything else (the partition: tenant, namespace, model, system prompt,
+// history, options, tools, vector space). The guards then refuse candidates
+// whose texts are near in the vector space but ask for different things. When
+// in doubt the answer is a miss.
+//
+// The engine holds keys, vectors and metadata in memory and writes through to a
+// store.Store; it knows nothing of HTTP, bbolt or Prometheus.
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors of Store.
+var (
+	// ErrLoading: entries are still being read from the store.
+	ErrLoading = errors.New("cache: still loading")
+	// ErrNoAnswer: the answer is empty.
+	ErrNoAnswer = errors.New("cache: empty answer")
+	// ErrTooLarge: the entry alone exceeds the limit for one entry.
+	ErrTooLarge = errors.New("cache: entry is too large")
+	// ErrVector: the caller's vector cannot be used (wrong dimensions for
+	// its namespace, zero, or not finite). The wrapped text says which.
+	ErrVector = errors.New("cache: unusable vector")
+)
+
+// ErrNotFound: no such entry for this tenant.
+var ErrNotFound = errors.New("cache: no such entry")
+
+// ErrEmptySelection: an invalidation that selects nothing in particular.
+var ErrEmptySelection = errors.New("cache: empty selection")
+
+// Embedder turns text into vectors. It is safe for concurrent use.
+type Embedder interface {
+	// Embed returns the vector of text and the identity of the vector space
+	// it lives in (provider, model digest, dimensions). Vectors of
+	// different spaces are never compared. The caller must not change the
+	// vector. Embed honours ctx's deadline.
+	Embed(ctx context.Context, text string) (vector []float32, space string, err error)
+
+	// Threshold returns the similarity in (0, 1] from which two texts of
+	// the space may be taken for the same question.
+	Threshold(space string) float32
+}
+
+// Mode restricts how a request may be served.
+type Mode uint8
+
+// The modes.
+const (
+	ModeSemantic Mode = iota // exact, then semantic
+	ModeExact                // exact only
+)
+
+// Query is one question, as the engine sees it. Lookup remembers in it what it
+// computed (key, vector), so that the Store after a miss need not do it again;
+// for that reason a Query is used by one goroutine at a time.
+type Query struct {
+	Tenant    string
+	Namespace string
+	Op        string // "chat", "generate"
+	Model     string // folded
+	Digest    string // model digest as known now, "" if unknown
+
+	// Canonical is everything in the request that can change the answer.
+	Canonical []byte
+	// Scope is Canonical without Prompt; nil forbids semantic lookup.
+	Scope []byte
+	// Prompt is the text to be compared.
+	Prompt string
+	// ExactOnly says why Scope is nil, for the miss reason.
+	ExactOnly string
+
+	// Vector is the caller's own embedding of Prompt; nil uses the Embedder.
+	Vector []float32
+
+	Mode      Mode
+	Threshold float32       // may only tighten the engine's; 0 leaves it
+	MaxAge    time.Duration // entries older than this are not served; <0: no limit (0 serves none)
+
+	// WantNearest asks for Result.Nearest on a miss.
+	WantNearest bool
+
+	keyed  bool
+	key    Key
+	vec    []float32
+	space  string
+	partID Key
+}
+
+// Key is a SHA-256 hash.
+type Key [32]byte
+
+// Kind is how a lookup was answered.
+type Kind uint8
+
+// The kinds.
+const (
+	Miss Kind = iota
+	Exact
+	Semantic
+)
+
+// String returns "miss", "exact" or "semantic".
+func (k Kind) String() string { return [...]string{"miss", "exact", "semantic"}[k] }
+
+// Result is the outcome of a Lookup. On a miss only Reason and Nearest are set.
+type Result struct {
+	Kind       Kind
+	Reason     string  // why it is a miss: one of the Reason constants or "guard-..."
+	Similarity float32 // cosine; 1 for exact
+	Threshold  float32 // in force for this lookup, 0 if no semantic lookup took place
+
+	Entry  Entry  // the entry served
+	Answer []byte // its encoded answer; must not be changed
+
+	Nearest *Candidate // on request: the most similar entry of the partition
+}
+
+// Reasons of a miss, for headers, metrics and explain. A guard's veto is
+// reported as "guard-" and the guard's name.
+const (
+	ReasonAbsent       = "absent"        // nothing similar enough
+	ReasonExpired      = "expired"       // the exact entry's time is over
+	ReasonMaxAge       = "max-age"       // the exact entry is older than the request allows
+	ReasonModelChanged = "model-changed" // the model's digest is another one now
+	ReasonExactOnly    = "exact-only"    // no exact entry, and semantic lookup is not allowed
+	ReasonNoEmbedding  = "no-embedding"  // the embedder failed
+	ReasonEmbedTimeout = "embed-timeout" // the embedder was too slow
+	ReasonCorrupt      = "corrupt"       // the entry's answer could not be read
+	ReasonLoading      = "loading"       // entries are still being read
+)
+
+// Candidate is an entry near a question.
+type Candidate struct {
+	ID         uint64
+	Similarity float32
+	Verdict    string // "", "below-threshold", "expired", "guard-...": why it was not served
+}
+
+// Entry describes a stored entry.
+type Entry struct {
+	ID                        uint64
+	Tenant                    string
+	Namespace                 string
+	Op                        string
+	Model                     string
+	Digest                    string
+	Provider                  string
+	Tags                      []string
+	Prompt                    string
+	Created                   time.Time
+	Expires                   time.Time
+	Hits                      uint64
+	Bytes                     int64
+	Semantic                  bool // has a vector
+	Cost                      time.Duration
+	InputTokens, OutputTokens int
+}
+
+// Answer is what Store keeps for a Query.
+type Answer struct {
+	Encoded                   []byte // opaque; owned by the engine afterwards
+	Provider                  string
+	Digest                    string // digest of the model that made it
+	Cost                      time.Duration
+	InputTokens, OutputTokens int
+}
+
+// StoreOptions are the per-call settings of Store.
+type StoreOptions struct {
+	TTL  time.Duration // 0: the engine's default
+	Tags []string
+	Sync bool // return only when the entry is durable
+}
+
+// Selection says which entries Invalidate removes: those of Tenant that match
+// every field that is set. Without any field or All it is empty, an error.
+type Selection struct {
+	Tenant    string
+	Namespace *string
+	Model     string // folded
+	Tag       string
+	Prompt    string
+	All       bool
+	DryRun    bool
+}
+
+// Explanation is a Lookup taken apart, for people.
+type Explanation struct {
+	Key        string // hex
+	Partition  string // hex, "" without a semantic lookup
+	Space      string
+	Threshold  float32
+	Kind       Kind
+	Reason     string
+	Candidates []Candidate // most similar first
+}
+
+// Stats are the engine's figures since the start.
+type Stats struct {
+	Loading                         bool
+	Entries                         int
+	Bytes                           int64
+	MaxBytes                        int64
+	Partitions                      int
+	HitsExact, HitsSemantic, Misses uint64
+	Stored, StoreFailures           uint64
+	Evictions                       map[string]uint64 // by reason: ttl, size, invalidate, model_change
+	MissReasons                     map[string]uint64
+	Tiers                           map[string]Tier
+}
+
+// Tier sums up the indexes of one implementation.
+type Tier struct {
+	Indexes, Vectors, Tombstones int
+	Bytes                        int64
+}
+
+// Hooks observe the engine; nil funcs are skipped. They are called on the path
+// of a request and must be quick and safe for concurrent use.
+type Hooks struct {
+	// Stage reports the duration of one step of a lookup: "key", "exact",
+	// "embed", "ann", "fetch".
+	Stage func(stage string, d time.Duration)
+	// Similarity reports the best candidate's cosine and whether it was served.
+	Similarity func(cosine float32, served bool)
+	// Evicted reports n entries removed for reason "ttl", "size",
+	// "invalidate" or "model_change".
+	Evicted func(reason string, n int)
+	// Stored reports the end of a Store: "stored", "rejected_size",
+	// "rejected_policy", "rejected_error".
+	Stored func(result string)
+}
