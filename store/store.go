@@ -135,5 +135,8 @@ type Record struct {
 	InputTokens  uint32
 	OutputTokens uint32
 
-	Answer []byte // encoded answer, opaque to the store
+	Answer []byte // encoded answer, opaque to the store; nil in records from Load
+	// AnswerBytes is len(Answer). Put sets it; it is kept with the metadata,
+	// so that Load knows it without reading answers.
+	AnswerBytes int
 }
