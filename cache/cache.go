@@ -17,6 +17,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/semcached/semcached/cache/guard"
 )
 
 // Errors of Store.
@@ -31,6 +33,10 @@ var (
 	// its namespace, zero, or not finite). The wrapped text says which.
 	ErrVector = errors.New("cache: unusable vector")
 )
+
+// ErrInvalidated: an invalidation that covers the entry came between the Lookup
+// and the Store, so the answer may be out of date and was not kept.
+var ErrInvalidated = errors.New("cache: invalidated while the answer was made")
 
 // ErrNotFound: no such entry for this tenant.
 var ErrNotFound = errors.New("cache: no such entry")
@@ -84,16 +90,22 @@ type Query struct {
 
 	Mode      Mode
 	Threshold float32       // may only tighten the engine's; 0 leaves it
-	MaxAge    time.Duration // entries older than this are not served; <0: no limit (0 serves none)
+	MaxAge    time.Duration // entries older than this are not served; < 0: no limit (0 serves none)
 
+	// Refresh serves nothing: Lookup is a miss with ReasonRefresh, and only
+	// prepares the Store that follows (RFC 9111 "no-cache").
+	Refresh bool
 	// WantNearest asks for Result.Nearest on a miss.
 	WantNearest bool
 
-	keyed  bool
-	key    Key
-	vec    []float32
-	space  string
-	partID Key
+	// What Lookup leaves for Store.
+	keyed bool
+	key   Key
+	vec   []float32        // nil: not embedded yet
+	space string           // of vec
+	part  Key              // partition of vec
+	sig   *guard.Signature // of Prompt
+	began uint64           // 1 + invalidations seen when Lookup began; 0: no Lookup
 }
 
 // Key is a SHA-256 hash.
@@ -112,7 +124,8 @@ const (
 // String returns "miss", "exact" or "semantic".
 func (k Kind) String() string { return [...]string{"miss", "exact", "semantic"}[k] }
 
-// Result is the outcome of a Lookup. On a miss only Reason and Nearest are set.
+// Result is the outcome of a Lookup. On a miss only Reason, Threshold and
+// Nearest are set.
 type Result struct {
 	Kind       Kind
 	Reason     string  // why it is a miss: one of the Reason constants or "guard-..."
@@ -122,21 +135,28 @@ type Result struct {
 	Entry  Entry  // the entry served
 	Answer []byte // its encoded answer; must not be changed
 
-	Nearest *Candidate // on request: the most similar entry of the partition
+	// Nearest is, on a miss, the most similar entry that was refused, or
+	// with Query.WantNearest the most similar of the partition.
+	Nearest *Candidate
 }
 
 // Reasons of a miss, for headers, metrics and explain. A guard's veto is
 // reported as "guard-" and the guard's name.
 const (
-	ReasonAbsent       = "absent"        // nothing similar enough
-	ReasonExpired      = "expired"       // the exact entry's time is over
-	ReasonMaxAge       = "max-age"       // the exact entry is older than the request allows
-	ReasonModelChanged = "model-changed" // the model's digest is another one now
-	ReasonExactOnly    = "exact-only"    // no exact entry, and semantic lookup is not allowed
-	ReasonNoEmbedding  = "no-embedding"  // the embedder failed
-	ReasonEmbedTimeout = "embed-timeout" // the embedder was too slow
-	ReasonCorrupt      = "corrupt"       // the entry's answer could not be read
-	ReasonLoading      = "loading"       // entries are still being read
+	ReasonAbsent       = "absent"            // nothing similar enough
+	ReasonExpired      = "expired"           // the exact entry's time is over
+	ReasonMaxAge       = "max-age"           // the exact entry is older than the request allows
+	ReasonModelChanged = "model-changed"     // the model's digest is another one now
+	ReasonExactOnly    = "exact-only"        // no exact entry, and semantic lookup is not allowed
+	ReasonNoEmbedding  = "no-embedding"      // the embedder failed
+	ReasonEmbedTimeout = "embed-timeout"     // the embedder was too slow
+	ReasonCorrupt      = "corrupt"           // the entry's answer could not be read
+	ReasonLoading      = "loading"           // entries are still being read
+	ReasonRefresh      = "refresh"           // the query asked for a fresh answer
+	ReasonTimely       = "time-sensitive"    // the question is about now; only exact entries may answer
+	ReasonContext      = "context-dependent" // the question makes no sense alone; likewise
+	ReasonIndex        = "index-fault"       // the index failed inside
+	ReasonBadVector    = "unusable-vector"   // wrong dimensions, zero or not finite
 )
 
 // Candidate is an entry near a question.

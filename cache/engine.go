@@ -2,7 +2,12 @@ package cache
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/semcached/semcached/index"
@@ -21,7 +26,8 @@ type Options struct {
 	Threshold float32
 	// TTL is the life of an entry when a Store names none. Default: 1 h.
 	TTL time.Duration
-	// MaxBytes bounds the memory held by entries. Default: 512 MiB.
+	// MaxBytes bounds the bytes of all entries (keys, texts, vectors and
+	// answers). Default: 512 MiB.
 	MaxBytes int64
 	// EmbedTimeout bounds the wait for the embedder. Default: 150 ms.
 	EmbedTimeout time.Duration
@@ -31,53 +37,257 @@ type Options struct {
 	Log   *slog.Logger // default: discards
 }
 
+const (
+	defaultTTL          = time.Hour
+	defaultMaxBytes     = 512 << 20
+	defaultEmbedTimeout = 150 * time.Millisecond
+
+	// lateEmbedTimeout bounds the embedding of entries that were stored
+	// without a vector; nobody waits for it.
+	lateEmbedTimeout = 10 * time.Second
+	// lateQueue bounds the entries waiting for a vector; one beyond it
+	// stays exact-only.
+	lateQueue = 1024
+
+	// callerThreshold is the similarity asked of callers' own vectors when
+	// Options.Threshold is not set: nothing is known of their space, so it
+	// is as strict as that of the strictest small encoders.
+	callerThreshold = 0.95
+
+	// candidates is how many entries above the threshold a lookup looks
+	// at: the guards may refuse the first ones.
+	candidates = 8
+)
+
+func (o *Options) setDefaults() error {
+	if o.Store == nil {
+		return errors.New("cache: Options.Store is required")
+	}
+	if o.Threshold < 0 || o.Threshold > 1 {
+		return errors.New("cache: Options.Threshold must lie between 0 and 1")
+	}
+	if o.TTL < 0 || o.MaxBytes < 0 || o.EmbedTimeout < 0 {
+		return errors.New("cache: Options.TTL, MaxBytes and EmbedTimeout must not be negative")
+	}
+	if o.NewIndex == nil {
+		o.NewIndex = func(dims int) index.Index { return index.NewFlat(dims) }
+	}
+	if o.TTL == 0 {
+		o.TTL = defaultTTL
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = defaultMaxBytes
+	}
+	if o.EmbedTimeout == 0 {
+		o.EmbedTimeout = defaultEmbedTimeout
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	return nil
+}
+
 // Engine is the cache. All methods are safe for concurrent use.
-type Engine struct{}
+type Engine struct {
+	o     Options
+	ready atomic.Bool
+	late  chan lateJob // entries waiting for a vector; closed by nobody
+
+	lastID atomic.Uint64
+	count  counters
+
+	// mu guards everything below and the fields of partition and entry
+	// that say so. An index has a lock of its own, taken without mu.
+	mu     sync.RWMutex
+	byKey  map[Key]*entry
+	byID   map[uint64]*entry
+	parts  map[Key]*partition
+	all    []*entry             // in no order, for eviction by sampling
+	bytes  int64                // sum of entry.size
+	caller map[space]callerDims // dimensions of callers' own vectors
+	recent []invalidation       // the last few, for Stores under way
+	epoch  uint64               // number of invalidations so far
+}
+
+// entry is one stored answer. Fields above the line never change.
+type entry struct {
+	id        uint64
+	key       Key
+	tenant    string
+	namespace string
+	op        string
+	model     string
+	digest    string
+	provider  string
+	tags      []string
+	canonical []byte
+	prompt    string
+	created   time.Time
+	expires   time.Time
+	cost      time.Duration
+	input     int
+	output    int
+
+	answer atomic.Pointer[[]byte] // nil until first read after a restart
+	sig    signature
+	hits   atomic.Uint64
+
+	part    *partition // guarded by Engine.mu; nil without a vector
+	pos     int        // in Engine.all, guarded by Engine.mu
+	size    int64      // guarded by Engine.mu
+	callers bool       // the vector came with the request; guarded by Engine.mu
+	removed bool       // guarded by Engine.mu
+}
+
+// partition holds the vectors of the entries that agree in everything but the
+// prompt.
+type partition struct {
+	id    Key
+	index index.Index
+	live  int // entries that point here, guarded by Engine.mu
+}
+
+// space names where callers' own vectors are compared.
+type space struct{ tenant, namespace string }
+
+// callerDims is the dimension of a caller's space while it has entries.
+type callerDims struct{ dims, live int }
 
 // New returns an empty engine that is still loading: call Load, then start Run.
-func New(o Options) (*Engine, error) { panic("cache") }
+func New(o Options) (*Engine, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	return &Engine{
+		o:      o,
+		late:   make(chan lateJob, lateQueue),
+		byKey:  make(map[Key]*entry),
+		byID:   make(map[uint64]*entry),
+		parts:  make(map[Key]*partition),
+		caller: make(map[space]callerDims),
+	}, nil
+}
 
-// Load reads the store's entries into memory; afterwards Ready is true.
-func (e *Engine) Load(ctx context.Context) (store.LoadReport, error) { panic("cache") }
+// Load reads the store's entries into memory; afterwards Ready is true. It is
+// called once. Its error is ctx's or the store's; the engine then stays not ready.
+func (e *Engine) Load(ctx context.Context) (store.LoadReport, error) {
+	var superseded []uint64
+	report, err := e.o.Store.Load(ctx, e.o.Now(), func(r *store.Record) error {
+		if old := e.adopt(r); old != 0 {
+			superseded = append(superseded, old)
+		}
+		return nil
+	})
+	if err != nil {
+		return report, err
+	}
+	e.lastID.Store(max(report.LastID, e.lastID.Load()))
+	if len(superseded) > 0 {
+		// A crash came between the commits of an entry and of the
+		// removal of the one it replaced.
+		if err := e.o.Store.Delete(superseded, nil); err != nil {
+			return report, err
+		}
+	}
+	e.shrink(len(e.all))
+	e.ready.Store(true)
+	return report, nil
+}
 
-// Run removes expired entries and keeps within the byte budget until ctx ends.
-func (e *Engine) Run(ctx context.Context) error { panic("cache") }
+// adopt makes a loaded record an entry and returns the ID of an older entry of
+// the same key, 0 if there was none.
+func (e *Engine) adopt(r *store.Record) (superseded uint64) {
+	en := &entry{
+		id: r.ID, key: r.Key, tenant: r.Tenant, namespace: r.Namespace,
+		op: r.Op, model: r.Model, digest: r.Digest, provider: r.Provider,
+		tags: r.Tags, canonical: r.Canonical, prompt: r.Prompt,
+		created: r.Created, expires: r.Expires, cost: r.Cost,
+		input: int(r.InputTokens), output: int(r.OutputTokens),
+	}
+	old := e.insert(en, r.AnswerBytes)
+	if r.Vector != nil {
+		if err := e.attach(en, r.Partition, r.Space, r.Vector); err != nil {
+			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", r.ID, "error", err)
+		}
+	}
+	e.lastID.Store(max(r.ID, e.lastID.Load()))
+	if old == nil {
+		return 0
+	}
+	return old.id
+}
 
 // Ready reports whether Load has finished.
-func (e *Engine) Ready() bool { panic("cache") }
+func (e *Engine) Ready() bool { return e.ready.Load() }
 
-// Key returns the exact key of q: SHA-256 over tenant, namespace, operation,
-// model and canonical request, each with its length in front.
-func (q *Query) Key() Key { panic("cache") }
+// sweepEvery is how often Run looks for expired entries; sweepBatch bounds how
+// many it removes in one commit, so that a mass expiry does not stall writes.
+const (
+	sweepEvery = time.Second
+	sweepBatch = 1000
+)
 
-// Lookup answers q from the cache or says why not. It never fails: whatever
-// goes wrong is a miss with a reason.
-func (e *Engine) Lookup(ctx context.Context, q *Query) Result { panic("cache") }
-
-// Store keeps a as the answer to q, replacing the entry of the same key. It
-// returns the entry's ID once lookups find it, or, with Sync, once it is
-// durable. Errors: ErrLoading, ErrNoAnswer, ErrTooLarge, ErrVector, those of
-// store.Store.Put, and ctx's.
-func (e *Engine) Store(ctx context.Context, q *Query, a Answer, o StoreOptions) (uint64, error) {
-	panic("cache")
+// Run embeds entries that were stored without a vector and removes expired ones
+// until ctx ends. It returns ctx's error.
+func (e *Engine) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { e.embedLate(ctx) })
+	defer wg.Wait()
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if e.Ready() {
+				e.sweep(ctx)
+			}
+		}
+	}
 }
 
-// Entry returns entry id of tenant and its encoded answer: ErrNotFound (also
-// for other tenants' entries and expired ones), or the store's read error.
-func (e *Engine) Entry(tenant string, id uint64) (Entry, []byte, error) { panic("cache") }
-
-// Delete removes entry id of tenant: ErrNotFound if there is none.
-func (e *Engine) Delete(ctx context.Context, tenant string, id uint64) error { panic("cache") }
-
-// Invalidate removes the selected entries and returns how many matched and how
-// many were deleted (none on a dry run). It returns when the removal is durable.
-// Errors: ErrEmptySelection, those of the store.
-func (e *Engine) Invalidate(ctx context.Context, s Selection) (matched, deleted int, err error) {
-	panic("cache")
+// sweep removes what has expired: what the store knows, in bounded batches, and
+// a sample of what only memory knows (entries whose write failed).
+func (e *Engine) sweep(ctx context.Context) {
+	now := e.o.Now()
+	for ctx.Err() == nil {
+		ids, err := e.o.Store.Expired(now, sweepBatch)
+		if err != nil {
+			e.o.Log.Warn("cannot look for expired entries", "error", err)
+			return
+		}
+		if len(ids) == 0 {
+			break
+		}
+		e.forget(ids, "ttl")
+		done := make(chan error, 1)
+		if err := e.o.Store.Delete(ids, func(err error) { done <- err }); err != nil {
+			return
+		}
+		if err := await(ctx, done); err != nil {
+			return // counted by the store; the next sweep tries again
+		}
+	}
+	var gone []uint64
+	e.mu.RLock()
+	for range min(sweepBatch, len(e.all)) {
+		if en := e.all[rand.IntN(len(e.all))]; !en.expires.After(now) {
+			gone = append(gone, en.id)
+		}
+	}
+	e.mu.RUnlock()
+	e.drop(gone, "ttl")
 }
 
-// Explain does what Lookup does and tells what it saw, serving nothing.
-func (e *Engine) Explain(ctx context.Context, q *Query) Explanation { panic("cache") }
-
-// Stats returns the current figures.
-func (e *Engine) Stats() Stats { panic("cache") }
+func await(ctx context.Context, done <-chan error) error {
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

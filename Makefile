@@ -1,0 +1,40 @@
+# semcached: bare `make` lists the targets. Only Go and make are needed.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := bin/semcached
+export CGO_ENABLED ?= 0
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/semcached
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/semcached
+
+run: build ## build and serve with the defaults
+	$(BIN) serve
+
+demo: build ## show misses and hits without any model server
+	$(BIN) demo
+
+test: ## the fast test suite
+	$(GO) test ./...
+
+check: ## everything .ci/run does: race, purego, vet, staticcheck, fuzz, e2e
+	bash .ci/run
+
+bench: ## benchmarks of the hot paths, each beside its rival
+	$(GO) test -run '^$$' -bench . -benchmem ./bench
+
+bench-index: ## index benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./index/...
+
+image: ## build the container image semcached:latest
+	docker build --build-arg VERSION=$(VERSION) -t semcached:latest .
+
+clean: ## remove what was built
+	rm -rf bin
+
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test check bench bench-index image clean

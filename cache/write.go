@@ -1,0 +1,461 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/store"
+)
+
+const (
+	// entryOverhead is the memory of an entry beyond its texts, vector and
+	// answer: the struct, three map slots and the index's row bookkeeping.
+	entryOverhead = 512
+	// maxShare is the part of MaxBytes that one entry may take.
+	maxShare = 8
+	// maxDims bounds callers' vectors.
+	maxDims = 1 << 16
+)
+
+// Store keeps a as the answer to q, replacing the entry of the same key. It
+// returns the entry's ID once lookups find it, or, with Sync, once it is
+// durable; without Sync an error of the disk costs durability, not the entry.
+// Errors: ErrLoading, ErrNoAnswer, ErrTooLarge, ErrVector, ErrInvalidated, and
+// with Sync those of the store and of ctx.
+func (e *Engine) Store(ctx context.Context, q *Query, a Answer, o StoreOptions) (uint64, error) {
+	en, err := e.admit(q, a, o)
+	if err != nil {
+		e.rejected(err)
+		return 0, err
+	}
+	late := q.vec == nil && q.Scope != nil && q.Mode == ModeSemantic && e.o.Embedder != nil && q.prepare() == ""
+	durable := make(chan error, 1)
+	if err := e.put(q, en, a.Encoded, durable); err != nil {
+		e.rejected(err)
+		return 0, err
+	}
+	if q.vec != nil {
+		if err := e.attach(en, q.part, q.space, q.vec); err != nil {
+			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", en.id, "error", err)
+		}
+	}
+	e.shrink(maxEvictions)
+	if late {
+		e.embedLater(en, q)
+	}
+	if o.Sync {
+		if err := await(ctx, durable); err != nil {
+			e.drop([]uint64{en.id}, "")
+			e.rejected(err)
+			return 0, fmt.Errorf("make entry durable: %w", err)
+		}
+	}
+	e.count.stored.Add(1)
+	e.report("stored")
+	return en.id, nil
+}
+
+// admit checks a Store and makes its entry. It gives q its vector if that came
+// with the request.
+func (e *Engine) admit(q *Query, a Answer, o StoreOptions) (*entry, error) {
+	if !e.Ready() {
+		return nil, ErrLoading
+	}
+	if len(a.Encoded) == 0 {
+		return nil, ErrNoAnswer
+	}
+	if q.Vector != nil && q.vec == nil && q.prepare() == "" {
+		if err := e.CheckVector(q.Tenant, q.Namespace, q.Vector); err != nil {
+			return nil, err
+		}
+		q.place(q.Vector, callerSpace(len(q.Vector)))
+	}
+	ttl := o.TTL
+	if ttl <= 0 {
+		ttl = e.o.TTL
+	}
+	now := e.o.Now()
+	en := &entry{
+		id: e.lastID.Add(1), key: q.Key(), tenant: q.Tenant, namespace: q.Namespace,
+		op: q.Op, model: q.Model, digest: a.Digest, provider: a.Provider,
+		tags: o.Tags, canonical: q.Canonical, prompt: q.Prompt,
+		created: now, expires: now.Add(ttl), cost: a.Cost,
+		input: a.InputTokens, output: a.OutputTokens,
+	}
+	en.answer.Store(&a.Encoded)
+	if size := en.weigh(len(a.Encoded)) + int64(4*len(q.vec)); size > e.o.MaxBytes/maxShare {
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, size)
+	}
+	return en, nil
+}
+
+// put makes en visible to exact lookups and queues its record. Both happen
+// under mu, so that the store sees puts and deletes in the order of the maps.
+func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) error {
+	rec := en.record(answer, q.part, q.space, q.vec)
+	e.mu.Lock()
+	if e.invalidatedLocked(q, en) {
+		e.mu.Unlock()
+		return ErrInvalidated
+	}
+	old := e.insertLocked(en, len(answer))
+	err := e.o.Store.Put(rec, func(err error) {
+		if err != nil {
+			e.count.storeFailed.Add(1)
+		}
+		durable <- err
+	})
+	if err != nil {
+		e.count.storeFailed.Add(1)
+		durable <- err
+	}
+	var was index.Index
+	if old != nil {
+		was = e.removeLocked(old)
+		e.o.Store.Delete([]uint64{old.id}, nil) // only ErrClosed: the put has failed as well then
+	}
+	e.mu.Unlock()
+	if was != nil {
+		was.Remove(old.id)
+	}
+	if old != nil && old.digest != "" && en.digest != "" && old.digest != en.digest {
+		e.evicted("model_change", 1)
+	}
+	return nil
+}
+
+// insert is insertLocked for Load, which replaces by ID order.
+func (e *Engine) insert(en *entry, answerBytes int) (old *entry) {
+	e.mu.Lock()
+	old = e.insertLocked(en, answerBytes)
+	var was index.Index
+	if old != nil {
+		was = e.removeLocked(old)
+	}
+	e.mu.Unlock()
+	if was != nil {
+		was.Remove(old.id)
+	}
+	return old
+}
+
+// insertLocked adds en to the maps and returns the entry whose key it took over,
+// which the caller removes.
+func (e *Engine) insertLocked(en *entry, answerBytes int) (old *entry) {
+	old = e.byKey[en.key]
+	e.byKey[en.key] = en
+	e.byID[en.id] = en
+	en.pos = len(e.all)
+	e.all = append(e.all, en)
+	en.size = en.weigh(answerBytes)
+	e.bytes += en.size
+	return old
+}
+
+// removeLocked takes en out of the maps and returns the index that the caller
+// removes its vector from after unlocking, nil if there is none.
+func (e *Engine) removeLocked(en *entry) index.Index {
+	if en.removed {
+		return nil
+	}
+	en.removed = true
+	if e.byKey[en.key] == en {
+		delete(e.byKey, en.key)
+	}
+	delete(e.byID, en.id)
+	last := len(e.all) - 1
+	e.all[en.pos] = e.all[last]
+	e.all[en.pos].pos = en.pos
+	e.all[last] = nil
+	e.all = e.all[:last]
+	e.bytes -= en.size
+	return e.detachLocked(en)
+}
+
+// attach puts en's vector into its partition's index.
+func (e *Engine) attach(en *entry, part Key, space string, vec []float32) error {
+	p, err := e.join(en, part, space, len(vec))
+	if p == nil {
+		return err
+	}
+	err = p.index.Add(en.id, vec)
+	// Remove and this Add may cross: whoever comes second cleans up.
+	e.mu.Lock()
+	gone := en.removed
+	if err != nil && !gone {
+		e.detachLocked(en)
+	}
+	e.mu.Unlock()
+	if gone {
+		p.index.Remove(en.id)
+	}
+	return err
+}
+
+// join makes en a member of its partition, which it makes if need be. It
+// returns nil and no error when en has been removed meanwhile.
+func (e *Engine) join(en *entry, part Key, name string, dims int) (*partition, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if en.removed {
+		return nil, nil
+	}
+	if strings.HasPrefix(name, callerPrefix) {
+		s := space{en.tenant, en.namespace}
+		c := e.caller[s]
+		if c.live > 0 && c.dims != dims {
+			return nil, dimsError(dims, c.dims)
+		}
+		e.caller[s] = callerDims{dims, c.live + 1}
+		en.callers = true
+	}
+	p := e.parts[part]
+	if p == nil {
+		p = &partition{id: part, index: e.o.NewIndex(dims)}
+		e.parts[part] = p
+	}
+	p.live++
+	en.part = p
+	en.size += int64(4 * dims)
+	e.bytes += int64(4 * dims)
+	return p, nil
+}
+
+// detachLocked undoes join and returns the index that still holds the vector.
+func (e *Engine) detachLocked(en *entry) index.Index {
+	p := en.part
+	if p == nil {
+		return nil
+	}
+	en.part = nil
+	if en.callers {
+		s := space{en.tenant, en.namespace}
+		if c := e.caller[s]; c.live > 1 {
+			e.caller[s] = callerDims{c.dims, c.live - 1}
+		} else {
+			delete(e.caller, s)
+		}
+	}
+	if p.live--; p.live == 0 {
+		delete(e.parts, p.id)
+	}
+	return p.index
+}
+
+// drop removes entries from memory and store, counting them under reason unless
+// that is "".
+func (e *Engine) drop(ids []uint64, reason string) {
+	for ids := range batches(ids) {
+		e.mu.Lock()
+		gone, vectors := e.forgetLocked(ids)
+		if len(gone) > 0 {
+			e.o.Store.Delete(gone, nil) // only ErrClosed: nothing is served after that
+		}
+		e.mu.Unlock()
+		vectors.remove()
+		e.evicted(reason, len(gone))
+	}
+}
+
+// forget removes entries from memory only; the caller deletes them in the store.
+func (e *Engine) forget(ids []uint64, reason string) {
+	e.mu.Lock()
+	gone, vectors := e.forgetLocked(ids)
+	e.mu.Unlock()
+	vectors.remove()
+	e.evicted(reason, len(gone))
+}
+
+func (e *Engine) forgetLocked(ids []uint64) (gone []uint64, vectors orphans) {
+	for _, id := range ids {
+		if en := e.byID[id]; en != nil {
+			if ix := e.removeLocked(en); ix != nil {
+				vectors = append(vectors, orphan{ix, id})
+			}
+			gone = append(gone, id)
+		}
+	}
+	return gone, vectors
+}
+
+// orphans are vectors whose entries are gone; they are removed without mu.
+type orphans []orphan
+
+type orphan struct {
+	index index.Index
+	id    uint64
+}
+
+func (o orphans) remove() {
+	for _, v := range o {
+		v.index.Remove(v.id)
+	}
+}
+
+// CheckVector reports why v cannot be used as a caller's vector in the namespace,
+// wrapping ErrVector: the first vector of a namespace fixes the dimensions for
+// as long as entries with vectors live there.
+func (e *Engine) CheckVector(tenant, namespace string, v []float32) error {
+	if len(v) == 0 || len(v) > maxDims {
+		return fmt.Errorf("%w: %d dimensions, want 1 to %d", ErrVector, len(v), maxDims)
+	}
+	var sum float64
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	if math.IsNaN(sum) || math.IsInf(sum, 0) {
+		return fmt.Errorf("%w: not finite", ErrVector)
+	}
+	if sum < 1e-12 {
+		return fmt.Errorf("%w: zero", ErrVector)
+	}
+	e.mu.RLock()
+	c := e.caller[space{tenant, namespace}]
+	e.mu.RUnlock()
+	if c.live > 0 && c.dims != len(v) {
+		return dimsError(len(v), c.dims)
+	}
+	return nil
+}
+
+func dimsError(have, want int) error {
+	return fmt.Errorf("%w: %d dimensions, this namespace has %d", ErrVector, have, want)
+}
+
+// lateJob is an entry that waits for its vector.
+type lateJob struct {
+	entry *entry
+	query Query
+}
+
+// embedLater queues en for a vector; when the queue is full it stays exact-only.
+func (e *Engine) embedLater(en *entry, q *Query) {
+	select {
+	case e.late <- lateJob{en, *q}:
+	default:
+		e.count.lateDropped.Add(1)
+	}
+}
+
+func (e *Engine) embedLate(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-e.late:
+			e.embedOne(ctx, j)
+		}
+	}
+}
+
+// embedOne gives one entry its vector and writes its record again with it.
+func (e *Engine) embedOne(ctx context.Context, j lateJob) {
+	ctx, cancel := context.WithTimeout(ctx, lateEmbedTimeout)
+	defer cancel()
+	vec, space, err := e.o.Embedder.Embed(ctx, j.query.Prompt)
+	if err != nil {
+		e.count.lateDropped.Add(1)
+		e.o.Log.Debug("entry stays exact-only: embedding failed", "id", j.entry.id, "error", err)
+		return
+	}
+	j.query.place(vec, space)
+	if err := e.attach(j.entry, j.query.part, space, vec); err != nil {
+		e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", j.entry.id, "error", err)
+		return
+	}
+	rec := j.entry.record(*j.entry.answer.Load(), j.query.part, space, vec)
+	e.mu.Lock() // so that no Delete of a removed entry comes before this Put
+	defer e.mu.Unlock()
+	if !j.entry.removed {
+		if err := e.o.Store.Put(rec, nil); err != nil {
+			e.count.storeFailed.Add(1)
+		}
+	}
+}
+
+// record returns the stored form of en. Slices are shared: neither side changes them.
+func (en *entry) record(answer []byte, part Key, space string, vec []float32) *store.Record {
+	return &store.Record{
+		ID: en.id, Key: en.key, Partition: part, Space: space,
+		Tenant: en.tenant, Namespace: en.namespace, Op: en.op, Model: en.model,
+		Digest: en.digest, Provider: en.provider, Tags: en.tags,
+		Canonical: en.canonical, Prompt: en.prompt, Vector: vec,
+		Created: en.created, Expires: en.expires, Cost: en.cost,
+		InputTokens: clamp32(en.input), OutputTokens: clamp32(en.output),
+		Answer: answer, AnswerBytes: len(answer),
+	}
+}
+
+func clamp32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
+
+// weigh returns the bytes of en without its vector.
+func (en *entry) weigh(answerBytes int) int64 {
+	n := entryOverhead + len(en.canonical) + len(en.prompt) + answerBytes
+	for _, t := range en.tags {
+		n += len(t)
+	}
+	return int64(n)
+}
+
+// describe returns what callers may know of en.
+func (en *entry) describe() Entry {
+	return Entry{
+		ID: en.id, Tenant: en.tenant, Namespace: en.namespace, Op: en.op, Model: en.model,
+		Digest: en.digest, Provider: en.provider, Tags: en.tags, Prompt: en.prompt,
+		Created: en.created, Expires: en.expires, Hits: en.hits.Load(),
+		Cost: en.cost, InputTokens: en.input, OutputTokens: en.output,
+	}
+}
+
+// Entry returns entry id of tenant and its encoded answer: ErrNotFound (also
+// for other tenants' entries and expired ones), or the store's read error.
+func (e *Engine) Entry(tenant string, id uint64) (Entry, []byte, error) {
+	e.mu.RLock()
+	en := e.byID[id]
+	var d Entry
+	if en != nil {
+		d = en.describe()
+		d.Bytes, d.Semantic = en.size, en.part != nil
+	}
+	e.mu.RUnlock()
+	if en == nil || en.tenant != tenant || !en.expires.After(e.o.Now()) {
+		return Entry{}, nil, ErrNotFound
+	}
+	answer, err := e.answer(en)
+	if errors.Is(err, store.ErrNotFound) {
+		err = ErrNotFound
+	}
+	return d, answer, err
+}
+
+// Delete removes entry id of tenant and returns when that is durable:
+// ErrNotFound if there is none, the store's error, or ctx's.
+func (e *Engine) Delete(ctx context.Context, tenant string, id uint64) error {
+	if en := e.entry(id); en == nil || en.tenant != tenant {
+		return ErrNotFound
+	}
+	e.drop([]uint64{id}, "invalidate")
+	return e.o.Store.Sync(ctx)
+}
+
+// rejected counts a Store that failed.
+func (e *Engine) rejected(err error) {
+	switch {
+	case errors.Is(err, ErrTooLarge), errors.Is(err, store.ErrTooLarge):
+		e.report("rejected_size")
+	case errors.Is(err, ErrNoAnswer), errors.Is(err, ErrVector), errors.Is(err, ErrInvalidated):
+		e.report("rejected_policy")
+	default:
+		e.report("rejected_error")
+	}
+}
+
+func (e *Engine) report(result string) {
+	if e.o.Hooks.Stored != nil {
+		e.o.Hooks.Stored(result)
+	}
+}
