@@ -1,0 +1,46 @@
+// Package vec has the arithmetic of vectors: dot products and norms.
+package vec
+
+import "math"
+
+// Dot returns the sum of a[i]*b[i] over the shorter length. It adds in eight
+// lanes, so its rounding differs from a plain loop in the last bits.
+func Dot(a, b []float32) float32 {
+	n := min(len(a), len(b))
+	a, b = a[:n], b[:n]
+	var s0, s1, s2, s3, s4, s5, s6, s7 float32
+	i := 0
+	for ; i+8 <= n; i += 8 {
+		x, y := a[i:i+8:i+8], b[i:i+8:i+8]
+		s0 += x[0] * y[0]
+		s1 += x[1] * y[1]
+		s2 += x[2] * y[2]
+		s3 += x[3] * y[3]
+		s4 += x[4] * y[4]
+		s5 += x[5] * y[5]
+		s6 += x[6] * y[6]
+		s7 += x[7] * y[7]
+	}
+	for ; i < n; i++ {
+		s0 += a[i] * b[i]
+	}
+	return (s0 + s4) + (s1 + s5) + ((s2 + s6) + (s3 + s7))
+}
+
+// Norm returns the Euclidean length of v, computed in float64 so that neither
+// large nor small components are lost.
+func Norm(v []float32) float64 {
+	var s float64
+	for _, x := range v {
+		s += float64(x) * float64(x)
+	}
+	return math.Sqrt(s)
+}
+
+// Scale writes v times f to dst, which must be as long.
+func Scale(dst, v []float32, f float64) {
+	dst = dst[:len(v)]
+	for i, x := range v {
+		dst[i] = float32(float64(x) * f)
+	}
+}
