@@ -227,16 +227,21 @@ type Explanation struct {
 
 // Stats are the engine's figures since the start.
 type Stats struct {
-	Loading                         bool
-	Entries                         int
-	Bytes                           int64
-	MaxBytes                        int64
-	Partitions                      int
+	Loading    bool
+	Entries    int
+	Bytes      int64
+	MaxBytes   int64
+	Partitions int
+
 	HitsExact, HitsSemantic, Misses uint64
-	Stored, StoreFailures           uint64
-	Evictions                       map[string]uint64 // by reason: ttl, size, invalidate, model_change
-	MissReasons                     map[string]uint64
-	Tiers                           map[string]Tier
+
+	Stored        uint64
+	StoreFailures uint64 // writes that did not reach the disk
+	Unembedded    uint64 // entries left exact-only because no vector could be had
+
+	Evictions   map[string]uint64 // by reason: ttl, size, invalidate, model_change, corrupt
+	MissReasons map[string]uint64
+	Tiers       map[string]Tier // by Stats.Tier of the index
 }
 
 // Tier sums up the indexes of one implementation.

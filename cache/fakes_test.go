@@ -17,8 +17,8 @@ type fakeStore struct {
 	mu      sync.Mutex // guards everything below
 	recs    map[uint64]*store.Record
 	last    uint64
-	putErr  error          // returned by Put
-	syncErr error          // given to done
+	putErr  error           // returned by Put
+	syncErr error           // given to done
 	rotten  map[uint64]bool // answers that cannot be read
 	reads   int
 }

@@ -97,14 +97,15 @@ type LoadReport struct {
 
 // Stats describes a store for metrics and people.
 type Stats struct {
-	Kind    string // "bolt", "mem"
-	Path    string // data file, "" if none
-	Records int64  // committed records
-	Bytes   int64  // size of the data on disk, free pages included (0 for mem)
-	Pending int    // queued writes
-	Corrupt int64  // damaged records met since opening
-	Failed  int64  // writes that could not be committed since opening
-	LastErr string // the last commit error, "" if the last commit succeeded
+	Kind        string // "bolt", "mem"
+	Path        string // data file, "" if none
+	Records     int64  // committed records
+	Bytes       int64  // size of the data on disk, free pages included (0 for mem)
+	Pending     int    // queued writes
+	Corrupt     int64  // damaged records met since opening
+	Failed      int64  // writes that could not be committed since opening
+	LastErr     string // the last commit error, "" if the last commit succeeded
+	Quarantined string // where a damaged data file was moved since opening, "" if none was
 }
 
 // Record is one cache entry as it is kept on disk.
