@@ -236,7 +236,7 @@ type Stats struct {
 	HitsExact, HitsSemantic, Misses uint64
 
 	Stored        uint64
-	StoreFailures uint64 // writes that did not reach the disk
+	StoreFailures uint64 // writes that the store refused, or that failed while somebody waited
 	Unembedded    uint64 // entries left exact-only because no vector could be had
 
 	Evictions   map[string]uint64 // by reason: ttl, size, invalidate, model_change, corrupt

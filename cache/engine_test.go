@@ -324,9 +324,9 @@ func TestStoreRefusals(t *testing.T) {
 func TestCallersVectors(t *testing.T) {
 	r := newRig(t)
 	vec := func(v ...float32) func(*Query) { return func(q *Query) { q.Vector = v } }
-	r.learn("red", "FF0000", vec(1, 0))
-	r.want(ask("crimson", vec(0.98, 0.199)), Semantic, "FF0000")
-	r.want(ask("crimson", vec(0.9, 0.43)), Miss, ReasonAbsent) // below the caller threshold
+	r.learn("colour red", "FF0000", vec(1, 0))
+	r.want(ask("the colour red", vec(0.98, 0.199)), Semantic, "FF0000")
+	r.want(ask("the colour red", vec(0.9, 0.43)), Miss, ReasonAbsent) // below the caller threshold
 	r.want(ask("scarlet", vec(1, 0, 0)), Miss, ReasonBadVector)
 	if err := r.CheckVector("local", "", []float32{1, 2, 3}); !errors.Is(err, ErrVector) {
 		t.Errorf("other dimensions: %v", err)

@@ -33,7 +33,10 @@ func (e *Engine) Store(ctx context.Context, q *Query, a Answer, o StoreOptions) 
 		return 0, err
 	}
 	late := q.vec == nil && q.Scope != nil && q.Mode == ModeSemantic && e.o.Embedder != nil && q.prepare() == ""
-	durable := make(chan error, 1)
+	var durable chan error
+	if o.Sync {
+		durable = make(chan error, 1)
+	}
 	if err := e.put(q, en, a.Encoded, durable); err != nil {
 		e.rejected(err)
 		return 0, err
@@ -49,6 +52,7 @@ func (e *Engine) Store(ctx context.Context, q *Query, a Answer, o StoreOptions) 
 	}
 	if o.Sync {
 		if err := await(ctx, durable); err != nil {
+			e.count.storeFailed.Add(1)
 			e.drop([]uint64{en.id}, "")
 			e.rejected(err)
 			return 0, fmt.Errorf("make entry durable: %w", err)
@@ -95,6 +99,7 @@ func (e *Engine) admit(q *Query, a Answer, o StoreOptions) (*entry, error) {
 
 // put makes en visible to exact lookups and queues its record. Both happen
 // under mu, so that the store sees puts and deletes in the order of the maps.
+// durable, if not nil, has room for the one result it gets.
 func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) error {
 	rec := en.record(answer, q.part, q.space, q.vec)
 	e.mu.Lock()
@@ -103,15 +108,16 @@ func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) e
 		return ErrInvalidated
 	}
 	old := e.insertLocked(en, len(answer))
-	err := e.o.Store.Put(rec, func(err error) {
-		if err != nil {
+	var done func(error) // nil lets the store gather writes before it commits
+	if durable != nil {
+		done = func(err error) { durable <- err }
+	}
+	if err := e.o.Store.Put(rec, done); err != nil {
+		if done != nil {
+			done(err) // counted by who waits
+		} else {
 			e.count.storeFailed.Add(1)
 		}
-		durable <- err
-	})
-	if err != nil {
-		e.count.storeFailed.Add(1)
-		durable <- err
 	}
 	var was index.Index
 	if old != nil {
