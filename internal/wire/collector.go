@@ -178,10 +178,16 @@ func (c *Collector) Answer() (*Answer, error) {
 	if why != "" {
 		return nil, fmt.Errorf("%w: %s", ErrIncomplete, why)
 	}
+	return c.Joined(), nil
+}
+
+// Joined returns what has been collected so far, complete or not: to be shown,
+// never to be stored.
+func (c *Collector) Joined() *Answer {
 	a := c.a
 	a.Role, a.Content, a.Thinking = "assistant", c.content.String(), c.thinking.String()
 	if c.logprobs != nil {
 		a.Logprobs = append(append(json.RawMessage{'['}, c.logprobs...), ']')
 	}
-	return &a, nil
+	return &a
 }

@@ -1,0 +1,279 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/semcached/semcached/internal/upstream"
+	"github.com/semcached/semcached/internal/wire"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	p     *Proxy
+	w     http.ResponseWriter
+	r     *http.Request
+	rc    *http.ResponseController
+	start time.Time
+	event Event
+}
+
+func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, route string) *exchange {
+	x := &exchange{p: p, w: w, r: r, rc: http.NewResponseController(w), start: time.Now()}
+	x.event.Route = route
+	if w.Header().Get("X-Request-Id") == "" {
+		w.Header().Set("X-Request-Id", RequestID(r))
+	}
+	return x
+}
+
+func (x *exchange) finish() {
+	x.event.Duration = time.Since(x.start)
+	if x.p.o.Hooks.Done != nil {
+		x.p.o.Hooks.Done(x.event)
+	}
+}
+
+// readBody reads the whole body, within the limit.
+func (x *exchange) readBody() ([]byte, bool) {
+	if x.p.looped(x.r) {
+		x.fail(http.StatusLoopDetected, "loop detected: the upstream leads back here")
+		return nil, false
+	}
+	if x.r.ContentLength > x.p.o.MaxBody {
+		x.tooLarge()
+		return nil, false
+	}
+	var b bytes.Buffer
+	if n := x.r.ContentLength; n > 0 {
+		b.Grow(int(min(n, 1<<20)) + bytes.MinRead)
+	}
+	_, err := b.ReadFrom(http.MaxBytesReader(x.w, x.r.Body, x.p.o.MaxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		x.tooLarge()
+		return nil, false
+	case err != nil:
+		x.fail(http.StatusBadRequest, "the request body broke off")
+		return nil, false
+	}
+	return b.Bytes(), true
+}
+
+func (x *exchange) tooLarge() {
+	x.w.Header().Set("Connection", "close") // the rest of the body is not read
+	x.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("request body is larger than %d bytes", x.p.o.MaxBody))
+}
+
+// fail answers with an error in the caller's protocol.
+func (x *exchange) fail(status int, message string) {
+	x.event.Outcome = "error"
+	kind, body := wire.ErrorBody(wire.ProtocolOf(x.r.URL.Path), status, message)
+	x.whole(status, kind, body)
+}
+
+// whole writes an answer in one piece.
+func (x *exchange) whole(status int, kind string, body []byte) {
+	h := x.w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	x.head(status)
+	x.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	x.w.Write(body)
+}
+
+// streamHead begins an answer in chunks. Proxies must not hold them back.
+func (x *exchange) streamHead(kind string) {
+	h := x.w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	x.head(http.StatusOK)
+}
+
+func (x *exchange) head(status int) {
+	x.event.Status, x.event.FirstByte = status, time.Since(x.start)
+	x.w.WriteHeader(status)
+}
+
+// chunk writes and flushes one piece of a stream.
+func (x *exchange) chunk(b []byte) error {
+	x.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := x.w.Write(b); err != nil {
+		return err
+	}
+	return x.rc.Flush()
+}
+
+// forward passes a request to the upstream and its answer back, both unchanged.
+func (x *exchange) forward(req *upstream.Request) {
+	resp, err := x.p.o.Upstream.Do(x.r.Context(), req)
+	if err != nil {
+		x.failUpstream(err)
+		return
+	}
+	defer resp.Body.Close()
+	if x.event.Source = "ollama"; resp.StatusCode >= 500 {
+		x.event.Outcome = "error"
+	}
+	h := x.w.Header()
+	upstream.DropHopByHop(resp.Header)
+	for name, values := range resp.Header {
+		h[name] = values
+	}
+	x.head(resp.StatusCode)
+	if x.r.Method == http.MethodHead {
+		return
+	}
+	x.copy(resp)
+}
+
+// copy passes a body on piece by piece as it comes.
+func (x *exchange) copy(resp *http.Response) {
+	buf := make([]byte, 32<<10)
+	last := byte('\n')
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			last = buf[n-1]
+			if x.chunk(buf[:n]) != nil {
+				return // the client has gone
+			}
+		}
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			x.brokenOff(resp, err, last == '\n')
+			return
+		}
+	}
+}
+
+// brokenOff ends an answer whose source has died: with an error where the format
+// has a place for one, else by cutting the connection, so that the client does not
+// take the part for the whole.
+func (x *exchange) brokenOff(resp *http.Response, err error, lineEnded bool) {
+	x.event.Outcome = "error"
+	if x.r.Context().Err() != nil {
+		return
+	}
+	message := "upstream connection lost: " + readable(err)
+	switch resp.Header.Get("Content-Type") {
+	case "application/x-ndjson":
+		line := wire.ErrorLine(wire.Native, message)
+		if !lineEnded { // but no blank lines: some clients choke on them
+			line = append([]byte{'\n'}, line...)
+		}
+		x.chunk(line)
+	case "text/event-stream":
+		x.chunk(append([]byte("\n\n"), wire.ErrorLine(wire.ProtocolOf(x.r.URL.Path), message)...))
+	default:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// dialect writes answers in one caller's protocol.
+type dialect interface {
+	wholeType() string
+	streamType() string
+	// object and lines render a stored answer.
+	object(dst []byte, a *wire.Answer) []byte
+	lines(a *wire.Answer, yield func([]byte) error) error
+	// line renders a line of the upstream's stream, end what follows the last.
+	line(dst, native []byte) []byte
+	end(dst []byte) []byte
+	// relay renders an answer of the upstream that came in one piece.
+	relay(status int, kind string, body []byte) (int, string, []byte)
+}
+
+func (x *exchange) dialect(req *request) dialect {
+	if !req.openai {
+		return nativeDialect{x: x, op: req.native.Op, model: req.native.Model}
+	}
+	p := wire.OpenAIReplay{
+		ID: "chatcmpl-" + strconv.Itoa(rand.IntN(1_000_000)), Model: req.native.Model,
+		Now: x.p.o.Now(), IncludeUsage: req.usage,
+	}
+	return &openAIDialect{p: p, s: wire.NewOpenAIStream(p)}
+}
+
+// nativeDialect passes the upstream's own bytes on.
+type nativeDialect struct {
+	x     *exchange
+	op    wire.Op
+	model string
+}
+
+func (d nativeDialect) replay() wire.Replay {
+	return wire.Replay{Op: d.op, Model: d.model, Now: d.x.p.o.Now(), Elapsed: time.Since(d.x.start)}
+}
+
+func (nativeDialect) wholeType() string  { return "application/json; charset=utf-8" }
+func (nativeDialect) streamType() string { return "application/x-ndjson" }
+
+func (d nativeDialect) object(dst []byte, a *wire.Answer) []byte {
+	return d.replay().AppendObject(dst, a)
+}
+
+func (d nativeDialect) lines(a *wire.Answer, yield func([]byte) error) error {
+	return d.replay().Lines(a, yield)
+}
+
+func (nativeDialect) line(dst, native []byte) []byte { return append(dst, native...) }
+func (nativeDialect) end(dst []byte) []byte          { return dst }
+
+func (nativeDialect) relay(status int, kind string, body []byte) (int, string, []byte) {
+	return status, kind, body
+}
+
+// openAIDialect translates.
+type openAIDialect struct {
+	p wire.OpenAIReplay
+	s *wire.OpenAIStream
+}
+
+func (*openAIDialect) wholeType() string  { return "application/json" }
+func (*openAIDialect) streamType() string { return "text/event-stream" }
+
+func (d *openAIDialect) object(dst []byte, a *wire.Answer) []byte { return d.p.AppendObject(dst, a) }
+
+// lines goes through the native form, so that hits and misses read the same.
+func (d *openAIDialect) lines(a *wire.Answer, yield func([]byte) error) error {
+	native := wire.Replay{Op: wire.OpChat, Model: d.p.Model, Now: d.p.Now}
+	var buf []byte
+	return native.Lines(a, func(line []byte) error {
+		buf = d.s.Append(buf[:0], line)
+		return yield(buf)
+	})
+}
+
+func (d *openAIDialect) line(dst, native []byte) []byte { return d.s.Append(dst, native) }
+func (d *openAIDialect) end(dst []byte) []byte          { return d.s.Close(dst) }
+
+func (d *openAIDialect) relay(status int, kind string, body []byte) (int, string, []byte) {
+	c := wire.NewCollector(wire.OpChat)
+	c.Add(body)
+	switch {
+	case status != http.StatusOK:
+		message := c.Failed()
+		if message == "" {
+			message = http.StatusText(status)
+		}
+		kind, body = wire.ErrorBody(wire.OpenAI, status, message)
+		return status, kind, body
+	case !c.Done() || c.Failed() != "":
+		// Ollama's own layer shows this as a complete answer.
+		kind, body = wire.ErrorBody(wire.OpenAI, http.StatusBadGateway, "the model's answer was cut short")
+		return http.StatusBadGateway, kind, body
+	}
+	return status, d.wholeType(), d.p.AppendObject(nil, c.Joined())
+}
