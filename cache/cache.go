@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/semcached/semcached/cache/guard"
+	"github.com/semcached/semcached/store"
 )
 
 // Errors of Store.
@@ -33,6 +34,9 @@ var (
 	// its namespace, zero, or not finite). The wrapped text says which.
 	ErrVector = errors.New("cache: unusable vector")
 )
+
+// ErrBusy: the store takes no more writes now.
+var ErrBusy = store.ErrBusy
 
 // ErrInvalidated: an invalidation that covers the entry came between the Lookup
 // and the Store, so the answer may be out of date and was not kept.
@@ -200,6 +204,9 @@ type StoreOptions struct {
 	TTL  time.Duration // 0: the engine's default
 	Tags []string
 	Sync bool // return only when the entry is durable
+	// Embed waits for the vector, within the embedder's time; without, an
+	// entry whose Lookup made none gets it in the background.
+	Embed bool
 }
 
 // Selection says which entries Invalidate removes: those of Tenant that match

@@ -32,6 +32,9 @@ func (e *Engine) Store(ctx context.Context, q *Query, a Answer, o StoreOptions) 
 		e.rejected(err)
 		return 0, err
 	}
+	if o.Embed && q.vec == nil && q.prepare() == "" {
+		e.embed(ctx, q) // on failure the entry is embedded later
+	}
 	late := q.vec == nil && q.Scope != nil && q.Mode == ModeSemantic && e.o.Embedder != nil && q.prepare() == ""
 	var durable chan error
 	if o.Sync {

@@ -1,0 +1,61 @@
+// Package admin is the listener for operators: health, metrics and profiles. It
+// belongs on an address that clients cannot reach.
+package admin
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/pprof"
+)
+
+// Options configure the handler.
+type Options struct {
+	// Ready reports whether the cache serves, with details by part.
+	Ready   func() (ok bool, detail map[string]string)
+	Metrics http.Handler
+	Version string
+}
+
+// New returns the handler of the admin listener.
+func New(o Options) http.Handler {
+	mux := http.NewServeMux()
+	alive := func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok\n") }
+	mux.HandleFunc("GET /livez", alive)
+	mux.HandleFunc("GET /healthz", alive)
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, o) })
+	mux.Handle("GET /metrics", o.Metrics)
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		plain(w, http.StatusOK, "semcached "+o.Version+"\n\n/healthz  /livez  /readyz?verbose  /metrics  /debug/pprof/\n")
+	})
+	return mux
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	io.WriteString(w, text)
+}
+
+// ready answers 200 once the cache serves and 503 before and while draining. With
+// ?verbose it lists the parts.
+func ready(w http.ResponseWriter, r *http.Request, o Options) {
+	ok, detail := o.Ready()
+	status, text := http.StatusOK, "ready\n"
+	if !ok {
+		status, text = http.StatusServiceUnavailable, "not ready\n"
+	}
+	if !r.URL.Query().Has("verbose") {
+		plain(w, status, text)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]any{"ready": ok, "parts": detail})
+}
