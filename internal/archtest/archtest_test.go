@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"bench":              {"cache", "index", "index/*", "store", "store/*"},
 	"internal/archtest":  {},
 	"internal/config":    {},
+	"internal/e2e":       {"internal/standin"},
 	"internal/embedder":  {},
 	"internal/flight":    {},
 	"internal/proxy":     {"cache", "internal/flight", "internal/upstream", "internal/wire"},

@@ -1,0 +1,20 @@
+// Command semcached is a semantic cache in front of Ollama.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // a second signal ends the process at once
+	}()
+	os.Exit(run(ctx, environment{
+		args: os.Args[1:], getenv: os.LookupEnv, readFile: os.ReadFile, stdout: os.Stdout, stderr: os.Stderr,
+	}))
+}

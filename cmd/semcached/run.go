@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/semcached/semcached/internal/config"
+)
+
+// environment is what a subcommand sees of the world.
+type environment struct {
+	args           []string
+	getenv         func(string) (string, bool)
+	readFile       func(string) ([]byte, error)
+	stdout, stderr io.Writer
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // something went wrong while running
+	exitUsage  = 2 // the arguments or the configuration are wrong
+)
+
+const usage = `semcached is a semantic cache in front of Ollama.
+
+  semcached serve [flags]        serve; -h lists the flags
+  semcached demo                 show misses and hits, without Ollama
+  semcached config [flags]       print the effective configuration, or every mistake in it
+  semcached healthcheck [flags]  ask the admin address of a running server; exit 0 if it is well
+  semcached version              print version and build
+  semcached help                 print this
+`
+
+// run carries out one subcommand and returns the exit code.
+func run(ctx context.Context, env environment) int {
+	if len(env.args) == 0 {
+		fmt.Fprint(env.stderr, usage)
+		return exitUsage
+	}
+	name := env.args[0]
+	env.args = env.args[1:]
+	switch name {
+	case "serve":
+		return serve(ctx, env)
+	case "demo":
+		return demo(ctx, env)
+	case "config":
+		return showConfig(env)
+	case "healthcheck":
+		return healthcheck(ctx, env)
+	case "version", "--version", "-v":
+		return showVersion(env)
+	case "help", "--help", "-h":
+		fmt.Fprint(env.stdout, usage)
+		return exitOK
+	}
+	fmt.Fprintf(env.stderr, "semcached: there is no subcommand %q\n\n%s", name, usage)
+	return exitUsage
+}
+
+// load reads the configuration; on false it has told why, and code is the exit code.
+func load(env environment) (c *config.Config, code int, ok bool) {
+	c, err := config.Load(config.Source{Args: env.args, Getenv: env.getenv, ReadFile: env.readFile, Usage: env.stderr})
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		return nil, exitOK, false
+	case err != nil:
+		fmt.Fprintf(env.stderr, "semcached: the configuration has mistakes:\n%v\n", err)
+		return nil, exitUsage, false
+	}
+	return c, exitOK, true
+}
+
+// logger returns the structured log that the configuration asks for.
+func logger(c *config.Config, w io.Writer) *slog.Logger {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	o := &slog.HandlerOptions{Level: levels[c.LogLevel]}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
