@@ -51,6 +51,19 @@ func guards(o Options) gin.HandlerFunc {
 	}
 }
 
+// GuardHost refuses requests to a loopback listener whose Host is not this
+// machine's, for listeners that have no other guard.
+func GuardHost(h http.Handler) http.Handler {
+	hostname, _ := os.Hostname()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !AllowedHost(r.Host, hostname) {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // AllowedHost reports whether a Host header may be used to reach a loopback
 // listener of a machine called hostname.
 func AllowedHost(hostport, hostname string) bool {

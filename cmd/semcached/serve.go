@@ -239,8 +239,11 @@ func (s *server) handlers() (front, back *http.Server, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	back = httpServer(admin.New(admin.Options{Ready: s.ready, Metrics: s.metrics.Handler(), Version: version}), s.log)
-	return httpServer(h, s.log), back, nil
+	operators := admin.New(admin.Options{Ready: s.ready, Metrics: s.metrics.Handler(), Version: version})
+	if config.Loopback(s.back.Addr().String()) {
+		operators = api.GuardHost(operators)
+	}
+	return httpServer(h, s.log), httpServer(operators, s.log), nil
 }
 
 func httpServer(h http.Handler, log *slog.Logger) *http.Server {

@@ -321,6 +321,11 @@ func TestOperatorsView(t *testing.T) {
 	if strings.Contains(w.Log()+metrics, "canary-token") || strings.Contains(w.Log()+metrics, "cats purr") {
 		t.Error("a token or a prompt is in the log or the metrics")
 	}
+	req, _ := http.NewRequest("GET", w.Admin+"/metrics", nil)
+	req.Host = "rebound.example"
+	if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != 403 {
+		t.Errorf("a web page may reach the admin listener: %v", err)
+	}
 	host := strings.TrimPrefix(w.Admin, "http://")
 	if out, err := exec.Command(binary, "healthcheck", "--admin", host).CombinedOutput(); err != nil {
 		t.Errorf("healthcheck: %v %s", err, out)

@@ -259,21 +259,21 @@ func (d *openAIDialect) lines(a *wire.Answer, yield func([]byte) error) error {
 func (d *openAIDialect) line(dst, native []byte) []byte { return d.s.Append(dst, native) }
 func (d *openAIDialect) end(dst []byte) []byte          { return d.s.Close(dst) }
 
-func (d *openAIDialect) relay(status int, kind string, body []byte) (int, string, []byte) {
+func (d *openAIDialect) relay(status int, _ string, body []byte) (int, string, []byte) {
 	c := wire.NewCollector(wire.OpChat)
 	c.Add(body)
-	switch {
-	case status != http.StatusOK:
-		message := c.Failed()
-		if message == "" {
-			message = http.StatusText(status)
-		}
-		kind, body = wire.ErrorBody(wire.OpenAI, status, message)
+	fail := func(status int, message string) (int, string, []byte) {
+		kind, body := wire.ErrorBody(wire.OpenAI, status, message)
 		return status, kind, body
+	}
+	switch {
+	case status != http.StatusOK && c.Failed() != "":
+		return fail(status, c.Failed())
+	case status != http.StatusOK:
+		return fail(status, http.StatusText(status))
 	case !c.Done() || c.Failed() != "":
 		// Ollama's own layer shows this as a complete answer.
-		kind, body = wire.ErrorBody(wire.OpenAI, http.StatusBadGateway, "the model's answer was cut short")
-		return http.StatusBadGateway, kind, body
+		return fail(http.StatusBadGateway, "the model's answer was cut short")
 	}
 	return status, d.wholeType(), d.p.AppendObject(nil, c.Joined())
 }

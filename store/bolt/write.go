@@ -20,8 +20,6 @@ const (
 	// make those who wait wait longer.
 	batchOps   = 1024
 	batchBytes = 4 << 20
-	// retryOpen is the pause between attempts to open the file again.
-	retryOpen = time.Second
 )
 
 // opKind says what an op does.
@@ -263,7 +261,6 @@ func (s *Store) reopen() {
 type writer struct {
 	entries, answers, expiry, aside *bbolt.Bucket
 	lastID                          uint64
-	buf                             []byte
 }
 
 func (w *writer) apply(o op) error {
