@@ -1,13 +1,23 @@
 // Package vec has the arithmetic of vectors: dot products and norms.
+//
+// Dot has an implementation in assembly for amd64 with AVX2 and FMA, chosen once
+// at the start, and one in Go for everything else and for -tags purego. One test
+// holds both against the definition.
 package vec
 
 import "math"
 
-// Dot returns the sum of a[i]*b[i] over the shorter length. It adds in eight
+// Dot returns the sum of a[i]*b[i] over the shorter length. It adds in several
 // lanes, so its rounding differs from a plain loop in the last bits.
 func Dot(a, b []float32) float32 {
 	n := min(len(a), len(b))
-	a, b = a[:n], b[:n]
+	return dot(a[:n], b[:n])
+}
+
+// dotGo adds in eight lanes, which the processor works on side by side.
+func dotGo(a, b []float32) float32 {
+	n := len(a)
+	b = b[:n]
 	var s0, s1, s2, s3, s4, s5, s6, s7 float32
 	i := 0
 	for ; i+8 <= n; i += 8 {
