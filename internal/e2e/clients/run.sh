@@ -14,4 +14,5 @@ if [ -z "${OLLAMA_BIN:-}" ] && ! command -v ollama >/dev/null; then
 	export OLLAMA_BIN="$tools/ollama"
 fi
 go vet ./...
+(cd ../../.. && go test -count=1 -v -run RealOllama ./internal/e2e)
 go test -count=1 -v ./... | grep -vE '^(=== |    --- PASS|\s+[a-z_]+\.go:[0-9]+: ok )' 
