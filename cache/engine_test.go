@@ -407,6 +407,21 @@ func TestInvalidate(t *testing.T) {
 	}
 }
 
+func TestInvalidationTellsWhenTheDiskDoesNotForget(t *testing.T) {
+	r := newRig(t)
+	id := r.learn(paris, "Paris")
+	r.learn(other, "They attract")
+	r.store.syncErr = errors.New("disk full")
+	if err := r.Delete(t.Context(), "local", id); err == nil {
+		t.Error("a deletion that is not durable was acknowledged")
+	}
+	if m, _, err := r.Invalidate(t.Context(), Selection{Tenant: "local", All: true}); m != 1 || err == nil {
+		t.Errorf("%d %v: an invalidation that is not durable was acknowledged", m, err)
+	}
+	r.want(ask(paris), Miss, ReasonAbsent)
+	r.want(ask(other), Miss, ReasonAbsent)
+}
+
 func TestAnswerMadeDuringAnInvalidationIsNotKept(t *testing.T) {
 	r := newRig(t)
 	q, unrelated := ask(paris), ask(other, func(q *Query) { q.Tenant = "b" })

@@ -46,11 +46,13 @@ func (s *fakeStore) Put(r *store.Record, done func(error)) error {
 func (s *fakeStore) Delete(ids []uint64, done func(error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, id := range ids {
-		delete(s.recs, id)
+	if s.syncErr == nil {
+		for _, id := range ids {
+			delete(s.recs, id)
+		}
 	}
 	if done != nil {
-		go done(nil)
+		go done(s.syncErr)
 	}
 	return nil
 }

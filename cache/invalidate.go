@@ -35,8 +35,7 @@ func (e *Engine) Invalidate(ctx context.Context, s Selection) (matched, deleted 
 	if s.DryRun || len(ids) == 0 {
 		return len(ids), 0, nil
 	}
-	e.drop(ids, "invalidate")
-	return len(ids), len(ids), e.o.Store.Sync(ctx)
+	return len(ids), len(ids), e.dropDurably(ctx, ids, "invalidate")
 }
 
 func (e *Engine) selected(s Selection) []uint64 {

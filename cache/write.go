@@ -256,18 +256,41 @@ func (e *Engine) detachLocked(en *entry) index.Index {
 }
 
 // drop removes entries from memory and store, counting them under reason unless
-// that is "".
+// that is "". It does not wait for the disk: see dropDurably.
 func (e *Engine) drop(ids []uint64, reason string) {
 	for ids := range batches(ids) {
-		e.mu.Lock()
-		gone, vectors := e.forgetLocked(ids)
-		if len(gone) > 0 {
-			e.o.Store.Delete(gone, nil) // only ErrClosed: nothing is served after that
-		}
-		e.mu.Unlock()
-		vectors.remove()
-		e.evicted(reason, len(gone))
+		e.dropBatch(ids, reason, nil) // only ErrClosed: nothing is served after that
 	}
+}
+
+// dropDurably is drop, and waits until the disk has forgotten the entries too. It
+// returns the first failure; the entries are gone from memory all the same.
+func (e *Engine) dropDurably(ctx context.Context, ids []uint64, reason string) error {
+	var waiting []<-chan error
+	var errs []error
+	for ids := range batches(ids) {
+		durable := make(chan error, 1)
+		err := e.dropBatch(ids, reason, func(err error) { durable <- err })
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		waiting = append(waiting, durable)
+	}
+	for _, durable := range waiting {
+		errs = append(errs, await(ctx, durable))
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) dropBatch(ids []uint64, reason string, done func(error)) error {
+	e.mu.Lock()
+	gone, vectors := e.forgetLocked(ids)
+	err := e.o.Store.Delete(ids, done) // also what memory did not have
+	e.mu.Unlock()
+	vectors.remove()
+	e.evicted(reason, len(gone))
+	return err
 }
 
 // forget removes entries from memory only; the caller deletes them in the store.
@@ -447,8 +470,7 @@ func (e *Engine) Delete(ctx context.Context, tenant string, id uint64) error {
 	if en := e.entry(id); en == nil || en.tenant != tenant {
 		return ErrNotFound
 	}
-	e.drop([]uint64{id}, "invalidate")
-	return e.o.Store.Sync(ctx)
+	return e.dropDurably(ctx, []uint64{id}, "invalidate")
 }
 
 // rejected counts a Store that failed.

@@ -71,8 +71,9 @@ type Store interface {
 	// at or before now, soonest first. It deletes nothing.
 	Expired(now time.Time, max int) ([]uint64, error)
 
-	// Sync waits until every write queued before the call is durable or
-	// has failed, and returns the first failure among them or ctx's error.
+	// Sync waits until every write queued at the call is durable or has
+	// failed, and returns a failure among them or ctx's error. Writes that
+	// had failed before the call are told to their done only.
 	Sync(ctx context.Context) error
 
 	// Run commits queued writes until ctx ends, then commits the rest and

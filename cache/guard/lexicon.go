@@ -232,6 +232,15 @@ var synonyms = map[string]string{
 	"pictur": "imag", "photo": "imag", "car": "auto", "automobil": "auto", "film": "movi", "kid": "child", "children": "child",
 }
 
+// fillers are content words, by their hash, whose presence changes no question.
+var fillers = func() map[uint64]bool {
+	m := make(map[uint64]bool)
+	for _, w := range strings.Fields("city detail details detailed example examples simple simply terms basic basics possible exactly exact short brief quick thing things kind kinds sort") {
+		m[hash("content", stemmed(w))] = true
+	}
+	return m
+}()
+
 // pole is a word with an opposite.
 type pole struct {
 	pair     string
@@ -403,11 +412,11 @@ var zhQuestions = []struct{ text, kind string }{
 }
 
 // zhScaffold removes what shapes a question without changing what it is about.
-var zhScaffold = removing(`请问一下 请问 请你 请 麻烦 帮我 告诉我 给我 我想知道 想知道 解释一下 解释 说明一下 说明 介绍一下 介绍
+var zhScaffold = removing(`能不能 可不可以 是不是 会不会 有没有 要不要 好不好 对不对 行不行 请问一下 请问 请你 请 麻烦 帮我 告诉我 给我 我想知道 想知道 解释一下 解释 说明一下 说明 介绍一下 介绍
 	是什么意思 什么是 是什么 什么 怎么样 怎样 怎么 如何 应该 可以 能够 一下 一些 一种 一个 有哪些 哪些 哪个 吗 呢 吧 啊 呀 了 的 地 得 是 我要 我想 我`)
 
 // zhNeutral removes forms with a negator in them that negate nothing.
-var zhNeutral = removing(`能不能 是不是 会不会 有没有 要不要 可不可以 好不好 对不对 行不行 不同 不过 不仅 不管 不断 特别 区别 差别 别人 级别 类别 性别
+var zhNeutral = removing(`不同 不过 不仅 不管 不断 特别 区别 差别 别人 级别 类别 性别
 	分别 告别 非常 非洲 是否 否则 没关系 无线 无论 无锡 无人机 未来 差不多 不锈钢 对不起 除非`)
 
 // zhIdioms removes numerals that count nothing.

@@ -14,7 +14,7 @@ import (
 // hash of the rest, which counts as an identifier.
 const maxText = 32 << 10
 
-// maxHan bounds the Chinese text that is kept for hanSubstitution.
+// maxHan bounds the Chinese text that is kept for hanDifference.
 const maxHan = 240
 
 // script is the writing system that most letters of a text belong to.

@@ -199,14 +199,10 @@ func (s *server) run(ctx context.Context, banner io.Writer) error {
 	defer func() { stopWork(); s.services.Wait() }()
 	s.background(work, s.engine.Run, s.pool.Run, s.embed.run)
 
-	failed := make(chan error, 3)
+	failed := make(chan error, 2)
 	go func() { failed <- front.Serve(s.front) }()
 	go func() { failed <- back.Serve(s.back) }()
-	s.services.Go(func() {
-		if err := s.start(work, banner); err != nil && work.Err() == nil {
-			failed <- err
-		}
-	})
+	s.services.Go(func() { s.start(work, banner) })
 	select {
 	case <-ctx.Done():
 	case err := <-failed:
@@ -279,7 +275,7 @@ func (s *server) ready() (bool, map[string]string) {
 
 // start asks the upstream who it is, loads the entries, and tells about it.
 // Requests pass through meanwhile.
-func (s *server) start(ctx context.Context, w io.Writer) error {
+func (s *server) start(ctx context.Context, w io.Writer) {
 	probe, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
 	fmt.Fprintf(w, "semcached %s\n  clients   http://%s   (OLLAMA_HOST=%s)\n  admin     http://%s\n",
@@ -308,7 +304,10 @@ func (s *server) start(ctx context.Context, w io.Writer) error {
 	began := time.Now()
 	report, err := s.engine.Load(ctx)
 	if err != nil {
-		return fmt.Errorf("load entries: %w", err)
+		// The disk is gone, not the upstream: requests go on passing through.
+		fmt.Fprintf(w, "  WARNING   the cache stays off: %v\n", err)
+		s.log.Error("entries cannot be loaded: the cache stays off", "error", err)
+		return
 	}
 	fmt.Fprintf(w, "  embedder  %s\n  entries   %d loaded in %v from %s", s.embed.describe(), report.Records, time.Since(began).Round(time.Millisecond/10), s.c.Data)
 	if n := report.Expired; n > 0 {
@@ -321,7 +320,6 @@ func (s *server) start(ctx context.Context, w io.Writer) error {
 	if aside := s.store.Stats().Quarantined; aside != "" {
 		fmt.Fprintf(w, "  WARNING   the data file was damaged; it is now %s\n", aside)
 	}
-	return nil
 }
 
 // drain lets requests under way end, within drainTime.

@@ -89,6 +89,9 @@ type Store struct {
 	closed bool
 	stats  store.Stats
 
+	failures int   // commits that failed
+	failure  error // of the last of them
+
 	wake chan struct{} // capacity 1: there is something in the queue
 }
 

@@ -311,6 +311,14 @@ func TestFullDiskFailsWritesAndHeals(t *testing.T) {
 	if st := s.Stats(); st.Failed == 0 || st.LastErr == "" {
 		t.Errorf("%+v", st)
 	}
+	r := storetest.Record(4000)
+	r.Answer = make([]byte, 1<<20)
+	if err := s.Put(r, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(t.Context()); err == nil {
+		t.Error("Sync hides that a write before it failed")
+	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=32m"); err != nil {
 		t.Fatal(err)
 	}

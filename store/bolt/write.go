@@ -75,14 +75,25 @@ func (s *Store) Delete(ids []uint64, done func(error)) error {
 	return s.enqueue(op{kind: opDelete, ids: ids, done: done})
 }
 
-// Sync implements store.Store.
+// Sync implements store.Store. What fails between its call and its turn in the
+// queue was queued before it.
 func (s *Store) Sync(ctx context.Context) error {
 	done := make(chan error, 1)
-	if err := s.enqueue(op{kind: opBarrier, done: func(err error) { done <- err }}); err != nil {
-		return err
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return store.ErrClosed
 	}
+	failures := s.failures
+	s.enqueueLocked(op{kind: opBarrier, done: func(err error) { done <- err }})
+	s.mu.Unlock()
 	select {
 	case err := <-done:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err == nil && s.failures != failures {
+			err = s.failure
+		}
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -185,6 +196,8 @@ func (s *Store) commitNext() bool {
 			}
 		}
 		s.stats.LastErr = err.Error()
+		s.failures++
+		s.failure = err
 	} else {
 		s.stats.LastErr = ""
 	}
