@@ -282,7 +282,7 @@ func (f fill) run(ctx context.Context, s *flight.Stream) error {
 	s.SetHead(resp.StatusCode, resp.Header)
 	c := wire.NewCollector(f.req.Op)
 	lines := wire.NewLineReader(resp.Body, maxLine)
-	var out []byte
+	var buf []byte
 	for {
 		line, err := lines.Next()
 		if err == io.EOF {
@@ -293,15 +293,59 @@ func (f fill) run(ctx context.Context, s *flight.Stream) error {
 			return nil
 		}
 		c.Add(line)
-		out = append(append(out[:0], line...), '\n')
-		s.Write(out)
+		buf = append(append(buf[:0], line...), '\n')
+		if !c.Done() {
+			s.Write(buf)
+			continue
+		}
+		if f.last(ctx, s, buf, lines, c, start) {
+			return nil
+		}
 	}
 	if !c.Done() && c.Failed() == "" {
 		s.Write(wire.ErrorLine(wire.Native, "the model's answer was cut short"))
-		return nil
 	}
-	f.store(ctx, c, start)
 	return nil
+}
+
+// endTime is how long the final line is held back for the stream's end, which
+// follows it at once.
+const endTime = 50 * time.Millisecond
+
+// last hands on the final line once the answer is kept: a client may ask again, or
+// rely on durability, as soon as it has that line, without waiting for the end of
+// the stream. It returns false if more follows, which spoils the answer.
+func (f fill) last(ctx context.Context, s *flight.Stream, final []byte, lines *wire.LineReader, c *wire.Collector, start time.Time) bool {
+	type result struct {
+		line []byte
+		err  error
+	}
+	end := make(chan result, 1)
+	go func() {
+		line, err := lines.Next()
+		end <- result{line, err}
+	}()
+	timer := time.NewTimer(endTime)
+	defer timer.Stop()
+	var r result
+	select {
+	case r = <-end:
+		if r.err == io.EOF {
+			f.store(ctx, c, start)
+		}
+		s.Write(final)
+	case <-timer.C:
+		s.Write(final)
+		if r = <-end; r.err == io.EOF {
+			f.store(ctx, c, start)
+		}
+	}
+	if r.err != nil {
+		return true // a final line without a clean end is shown, and not kept
+	}
+	c.Add(r.line)
+	s.Write(append(append(make([]byte, 0, len(r.line)+1), r.line...), '\n'))
+	return false
 }
 
 // readable words a failed read for people.

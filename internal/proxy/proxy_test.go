@@ -406,6 +406,76 @@ func TestChunksArriveAsTheyAreMade(t *testing.T) {
 	}
 }
 
+func TestAnswersAreKeptBeforeTheirLastLineIsSeen(t *testing.T) {
+	g := newRig(t, nil)
+	for i := range 200 {
+		body := chat(fmt.Sprint("Question number ", i), "")
+		resp, err := http.Post(g.url+"/api/chat", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := wire.NewLineReader(resp.Body, 1<<20)
+		for {
+			line, err := lines.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(line, []byte(`"done":true`)) {
+				break // as SDKs do: the end of the stream is not waited for
+			}
+		}
+		if r := g.post("/api/chat", body); r.cache() != "HIT" {
+			t.Fatalf("question %d: %s", i, r.cache())
+		}
+		resp.Body.Close()
+	}
+}
+
+func TestStreamsThatStayOpenDoNotHoldTheLastLineBack(t *testing.T) {
+	hold := make(chan struct{})
+	g := newRig(t, func(w http.ResponseWriter, r *http.Request) {
+		ollama(w, r)
+		w.(http.Flusher).Flush()
+		<-hold
+	})
+	resp, err := http.Post(g.url+"/api/chat", "application/json", strings.NewReader(chat("x", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := wire.NewLineReader(resp.Body, 1<<20)
+	for done := false; !done; {
+		line, err := lines.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		done = bytes.Contains(line, []byte(`"done":true`))
+	}
+	if s := g.engine.Stats(); s.Entries != 0 {
+		t.Error("kept before the stream had ended")
+	}
+	close(hold)
+	if _, err := lines.Next(); err != io.EOF {
+		t.Errorf("%v", err)
+	}
+	if s := g.engine.Stats(); s.Entries != 1 {
+		t.Errorf("%d entries after the end", s.Entries)
+	}
+}
+
+func TestWhatFollowsTheLastLineSpoilsTheAnswer(t *testing.T) {
+	g := newRig(t, func(w http.ResponseWriter, r *http.Request) {
+		ollama(w, r)
+		io.WriteString(w, `{"message":{"content":"more"},"done":false}`+"\n")
+	})
+	if r := g.post("/api/chat", chat("x", "")); content(t, r) != "Blue light.more" {
+		t.Errorf("%s", r.body)
+	}
+	if s := g.engine.Stats(); s.Entries != 0 {
+		t.Error("the answer was kept")
+	}
+}
+
 // dying sends a part of an answer and then resets the connection.
 func dying(part string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
