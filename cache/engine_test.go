@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -535,67 +533,5 @@ func TestOptionsAreChecked(t *testing.T) {
 		if _, err := New(o); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
-	}
-}
-
-// TestTenantsStayApartUnderLoad runs many tenants with the same and near
-// prompts at once: nobody is ever served another tenant's answer.
-func TestTenantsStayApartUnderLoad(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.MaxBytes = 256 << 10 })
-	var wg sync.WaitGroup
-	for n := range 8 {
-		wg.Go(func() {
-			rng := rand.New(rand.NewPCG(uint64(n), 1))
-			tenant := fmt.Sprint("tenant-", n)
-			for range 2000 {
-				prompt := []string{paris, capital, tower, other}[rng.IntN(4)]
-				q := ask(prompt, func(q *Query) { q.Tenant = tenant })
-				switch res := r.Lookup(t.Context(), q); {
-				case res.Kind != Miss && string(res.Answer) != tenant:
-					t.Errorf("%s was served %q", tenant, res.Answer)
-				case res.Kind == Miss:
-					r.Store(t.Context(), q, Answer{Encoded: []byte(tenant)}, StoreOptions{})
-				case rng.IntN(20) == 0:
-					r.Invalidate(t.Context(), Selection{Tenant: tenant, All: true})
-				}
-			}
-		})
-	}
-	wg.Wait()
-	r.checkConsistent()
-}
-
-// checkConsistent compares the engine's maps with each other and the store.
-func (r *rig) checkConsistent() {
-	r.t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.byID) != len(r.all) || len(r.byKey) != len(r.all) {
-		r.t.Errorf("%d by ID, %d by key, %d in all", len(r.byID), len(r.byKey), len(r.all))
-	}
-	var bytes int64
-	members := make(map[*partition]int)
-	for i, en := range r.all {
-		bytes += en.size
-		if en.pos != i || en.removed || r.byID[en.id] != en || r.byKey[en.key] != en {
-			r.t.Errorf("entry %d is not where it should be", en.id)
-		}
-		if en.part != nil {
-			members[en.part]++
-		}
-	}
-	if bytes != r.bytes {
-		r.t.Errorf("%d bytes counted, %d held", r.bytes, bytes)
-	}
-	if len(members) != len(r.parts) {
-		r.t.Errorf("%d partitions, %d with members", len(r.parts), len(members))
-	}
-	for p, n := range members {
-		if p.live != n || p.index.Len() != n {
-			r.t.Errorf("partition has %d members, counts %d, indexes %d", n, p.live, p.index.Len())
-		}
-	}
-	if ids := r.store.ids(); len(ids) != len(r.all) {
-		r.t.Errorf("%d records, %d entries", len(ids), len(r.all))
 	}
 }
