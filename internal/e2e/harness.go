@@ -47,13 +47,14 @@ type Server struct {
 	Admin string // admin listener
 	Data  string // data folder
 
-	t    testing.TB
-	bin  string
-	args []string
-	env  []string
-	cmd  *exec.Cmd
-	exit chan error
-	out  *logBuffer
+	t     testing.TB
+	bin   string
+	args  []string
+	addrs []string // flags of the addresses
+	env   []string
+	cmd   *exec.Cmd
+	exit  chan error
+	out   *logBuffer
 }
 
 // Config says how to start a Server.
@@ -72,13 +73,9 @@ func Start(t testing.TB, c Config) *Server {
 	if c.Data == "" {
 		c.Data = t.TempDir()
 	}
-	listen, admin := FreeAddr(t), FreeAddr(t)
-	s := &Server{
-		URL: "http://" + listen, Admin: "http://" + admin, Data: c.Data,
-		t: t, bin: c.Bin, env: c.Env, out: new(logBuffer),
-	}
-	s.args = append([]string{"serve", "--listen", listen, "--admin", admin,
-		"--data", c.Data, "--upstream", c.Upstream}, c.Args...)
+	s := &Server{Data: c.Data, t: t, bin: c.Bin, env: c.Env, out: new(logBuffer)}
+	s.args = append([]string{"serve", "--data", c.Data, "--upstream", c.Upstream}, c.Args...)
+	s.chooseAddresses()
 	t.Cleanup(func() {
 		s.Kill()
 		if t.Failed() {
@@ -89,11 +86,38 @@ func Start(t testing.TB, c Config) *Server {
 	return s
 }
 
+// chooseAddresses picks free ports for the next start.
+func (s *Server) chooseAddresses() {
+	listen, admin := FreeAddr(s.t), FreeAddr(s.t)
+	s.URL, s.Admin = "http://"+listen, "http://"+admin
+	s.addrs = []string{"--listen", listen, "--admin", admin}
+}
+
 // Restart starts the process again, with the same addresses and data; the one
-// before must have ended.
+// before must have ended. Only if somebody has taken a port meanwhile are there
+// new addresses.
 func (s *Server) Restart() {
 	s.t.Helper()
-	s.cmd = exec.Command(s.bin, s.args...)
+	s.launch()
+	tries := 0
+	s.Eventually("readyz", func() error {
+		select {
+		case err := <-s.exit:
+			if tries++; tries > 5 || !strings.Contains(s.out.String(), "address already in use") {
+				s.exit <- err
+				s.t.Fatalf("semcached ended while starting: %v\n%s", err, s.out)
+			}
+			s.chooseAddresses()
+			s.launch()
+		default:
+		}
+		return get(s.Admin + "/readyz")
+	})
+}
+
+func (s *Server) launch() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.bin, append(s.args, s.addrs...)...)
 	s.cmd.Env = append(environ(), s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	if err := s.cmd.Start(); err != nil {
@@ -101,15 +125,6 @@ func (s *Server) Restart() {
 	}
 	s.exit = make(chan error, 1)
 	go func(cmd *exec.Cmd, exit chan<- error) { exit <- cmd.Wait() }(s.cmd, s.exit)
-	s.Eventually("readyz", func() error {
-		select {
-		case err := <-s.exit:
-			s.exit <- err
-			s.t.Fatalf("semcached ended while starting: %v\n%s", err, s.out)
-		default:
-		}
-		return get(s.Admin + "/readyz")
-	})
 }
 
 // environ is the environment without settings that would reach semcached.
