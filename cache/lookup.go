@@ -47,6 +47,22 @@ func (e *Engine) Lookup(ctx context.Context, q *Query) Result {
 	return res
 }
 
+// Peek looks for the exact entry once more, for a caller whose Lookup of q has
+// missed: another's answer may have been stored since. It embeds nothing, and
+// counts a hit but no second miss.
+func (e *Engine) Peek(q *Query) Result {
+	q.Key()
+	if !e.Ready() || q.Refresh {
+		return Result{}
+	}
+	if en, _ := e.exact(q); en != nil {
+		if res, ok := e.serve(en, Exact, 1); ok {
+			return res
+		}
+	}
+	return Result{}
+}
+
 // exact returns the entry of q's key if it may be served, or why there is none.
 func (e *Engine) exact(q *Query) (*entry, string) {
 	e.mu.RLock()

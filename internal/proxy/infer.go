@@ -268,8 +268,16 @@ type fill struct {
 }
 
 func (f fill) run(ctx context.Context, s *flight.Stream) error {
-	f.header.Set("Content-Type", "application/json")
 	start := f.p.o.Now()
+	// Between this request's lookup and its turn here, another's call may have
+	// ended and its answer been stored.
+	if res := f.p.o.Engine.Peek(f.q); res.Kind != cache.Miss {
+		if a, err := wire.DecodeAnswer(res.Answer); err == nil {
+			f.replay(s, a, start)
+			return nil
+		}
+	}
+	f.header.Set("Content-Type", "application/json")
 	resp, err := f.p.o.Upstream.Do(ctx, &upstream.Request{
 		Method: http.MethodPost, URL: &url.URL{Path: "/api/" + string(f.req.Op)}, Header: f.header, Body: f.req.Body()})
 	if err != nil {
@@ -306,6 +314,22 @@ func (f fill) run(ctx context.Context, s *flight.Stream) error {
 		s.Write(wire.ErrorLine(wire.Native, "the model's answer was cut short"))
 	}
 	return nil
+}
+
+// replay hands on a stored answer in native form.
+func (f fill) replay(s *flight.Stream, a *wire.Answer, start time.Time) {
+	now := f.p.o.Now()
+	r := wire.Replay{Op: f.req.Op, Model: f.req.Model, Now: now, Elapsed: now.Sub(start)}
+	kind := "application/x-ndjson"
+	if !f.req.Stream {
+		kind = "application/json; charset=utf-8"
+	}
+	s.SetHead(http.StatusOK, http.Header{"Content-Type": {kind}})
+	if !f.req.Stream {
+		s.Write(r.AppendObject(nil, a))
+		return
+	}
+	r.Lines(a, func(line []byte) error { s.Write(line); return nil })
 }
 
 // endTime is how long the final line is held back for the stream's end, which

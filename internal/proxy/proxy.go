@@ -24,6 +24,7 @@ import (
 type Engine interface {
 	Ready() bool
 	Lookup(ctx context.Context, q *cache.Query) cache.Result
+	Peek(q *cache.Query) cache.Result
 	Store(ctx context.Context, q *cache.Query, a cache.Answer, o cache.StoreOptions) (uint64, error)
 }
 

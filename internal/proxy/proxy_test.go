@@ -15,6 +15,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/semcached/semcached/internal/wire"
+
+	"github.com/semcached/semcached/cache"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -503,4 +505,29 @@ func FuzzParseControls(f *testing.F) {
 			t.Fatalf("%+v", c)
 		}
 	})
+}
+
+// blind is an engine whose lookups all came a moment too early.
+type blind struct{ *cache.Engine }
+
+func (b blind) Lookup(ctx context.Context, q *cache.Query) cache.Result {
+	b.Engine.Lookup(ctx, q)
+	return cache.Result{Reason: cache.ReasonAbsent}
+}
+
+func TestAnswerStoredSinceTheLookupIsUsed(t *testing.T) {
+	g := newRig(t, nil)
+	g.proxy.o.Engine = blind{g.engine}
+	for i, body := range []string{chat("x", ""), chat("x", ""), chat("x", `,"stream":false`)} {
+		if r := g.post("/api/chat", body); r.err != nil || content(t, r) != "Blue light." || r.cache() != "MISS" {
+			t.Errorf("%d: %+v", i, r)
+		}
+	}
+	if n := g.calls.Load(); n != 1 {
+		t.Errorf("%d upstream calls", n)
+	}
+	g.post("/api/chat", chat("x", ""), "Cache-Control", "no-cache")
+	if n := g.calls.Load(); n != 2 {
+		t.Errorf("no-cache was answered from the cache: %d calls", n)
+	}
 }

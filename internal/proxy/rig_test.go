@@ -24,6 +24,7 @@ type rig struct {
 	t      *testing.T
 	url    string
 	engine *cache.Engine
+	proxy  *Proxy
 	calls  atomic.Int32 // of inference routes
 	bodies chan []byte  // the last ones that arrived upstream
 	header chan http.Header
@@ -68,15 +69,15 @@ func (g *rig) over(target string) *rig {
 	if _, err := g.engine.Load(g.t.Context()); err != nil {
 		g.t.Fatal(err)
 	}
-	p, err := New(Options{Engine: g.engine, Upstream: pool, MaxBody: 64 << 10, Hooks: Hooks{Done: func(e Event) { g.events <- e }}})
+	g.proxy, err = New(Options{Engine: g.engine, Upstream: pool, MaxBody: 64 << 10, Hooks: Hooks{Done: func(e Event) { g.events <- e }}})
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("POST /api/chat", p.Inference(wire.OpChat))
-	mux.Handle("POST /api/generate", p.Inference(wire.OpGenerate))
-	mux.Handle("POST /v1/chat/completions", p.ChatCompletions())
-	mux.Handle("/", p.Passthrough())
+	mux.Handle("POST /api/chat", g.proxy.Inference(wire.OpChat))
+	mux.Handle("POST /api/generate", g.proxy.Inference(wire.OpGenerate))
+	mux.Handle("POST /v1/chat/completions", g.proxy.ChatCompletions())
+	mux.Handle("/", g.proxy.Passthrough())
 	front := httptest.NewServer(mux)
 	g.t.Cleanup(func() {
 		front.Close()
