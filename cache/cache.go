@@ -79,6 +79,9 @@ type Query struct {
 	Op        string // "chat", "generate"
 	Model     string // folded
 	Digest    string // model digest as known now, "" if unknown
+	// Provider keeps the answers of another source than the usual one apart:
+	// it is part of key and partition unless it is "".
+	Provider string
 
 	// Canonical is everything in the request that can change the answer.
 	Canonical []byte
@@ -123,10 +126,11 @@ const (
 	Miss Kind = iota
 	Exact
 	Semantic
+	Stale // the exact entry, after its time; only from Engine.Stale
 )
 
-// String returns "miss", "exact" or "semantic".
-func (k Kind) String() string { return [...]string{"miss", "exact", "semantic"}[k] }
+// String returns "miss", "exact", "semantic" or "stale".
+func (k Kind) String() string { return [...]string{"miss", "exact", "semantic", "stale"}[k] }
 
 // Result is the outcome of a Lookup. On a miss only Reason, Threshold and
 // Nearest are set.
@@ -240,7 +244,7 @@ type Stats struct {
 	MaxBytes   int64
 	Partitions int
 
-	HitsExact, HitsSemantic, Misses uint64
+	HitsExact, HitsSemantic, HitsStale, Misses uint64
 
 	Stored        uint64
 	StoreFailures uint64 // writes that the store refused, or that failed while somebody waited

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,9 @@ type Options struct {
 	Threshold float32
 	// TTL is the life of an entry when a Store names none. Default: 1 h.
 	TTL time.Duration
+	// KeepStale is how long an entry is kept after its time, for Engine.Stale.
+	// Default: not at all.
+	KeepStale time.Duration
 	// MaxBytes bounds the bytes of all entries (keys, texts, vectors and
 	// answers). Default: 512 MiB.
 	MaxBytes int64
@@ -66,8 +70,8 @@ func (o *Options) setDefaults() error {
 	if o.Threshold < 0 || o.Threshold > 1 {
 		return errors.New("cache: Options.Threshold must lie between 0 and 1")
 	}
-	if o.TTL < 0 || o.MaxBytes < 0 || o.EmbedTimeout < 0 {
-		return errors.New("cache: Options.TTL, MaxBytes and EmbedTimeout must not be negative")
+	if o.TTL < 0 || o.KeepStale < 0 || o.MaxBytes < 0 || o.EmbedTimeout < 0 {
+		return errors.New("cache: Options.TTL, KeepStale, MaxBytes and EmbedTimeout must not be negative")
 	}
 	if o.NewIndex == nil {
 		o.NewIndex = func(dims int) index.Index { return index.NewFlat(dims) }
@@ -96,8 +100,10 @@ type Engine struct {
 	ready atomic.Bool
 	late  chan lateJob // entries waiting for a vector; closed by nobody
 
-	lastID atomic.Uint64
-	count  counters
+	lastID  atomic.Uint64
+	count   counters
+	minimum atomic.Uint32 // bits of Options.Threshold
+	ttl     atomic.Int64  // Options.TTL
 
 	// mu guards everything below and the fields of partition and entry
 	// that say so. An index has a lock of its own, taken without mu.
@@ -161,21 +167,23 @@ func New(o Options) (*Engine, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	return &Engine{
+	e := &Engine{
 		o:      o,
 		late:   make(chan lateJob, lateQueue),
 		byKey:  make(map[Key]*entry),
 		byID:   make(map[uint64]*entry),
 		parts:  make(map[Key]*partition),
 		caller: make(map[space]callerDims),
-	}, nil
+	}
+	e.Configure(o.Threshold, o.TTL)
+	return e, nil
 }
 
 // Load reads the store's entries into memory; afterwards Ready is true. It is
 // called once. Its error is ctx's or the store's; the engine then stays not ready.
 func (e *Engine) Load(ctx context.Context) (store.LoadReport, error) {
 	var superseded []uint64
-	report, err := e.o.Store.Load(ctx, e.o.Now(), func(r *store.Record) error {
+	report, err := e.o.Store.Load(ctx, e.o.Now().Add(-e.o.KeepStale), func(r *store.Record) error {
 		if old := e.adopt(r); old != 0 {
 			superseded = append(superseded, old)
 		}
@@ -220,6 +228,15 @@ func (e *Engine) adopt(r *store.Record) (superseded uint64) {
 	return old.id
 }
 
+// Configure changes the threshold (0: the embedder's own) and the default life of
+// entries while the engine runs. Both are as in Options; 0 leaves the life as it is.
+func (e *Engine) Configure(threshold float32, ttl time.Duration) {
+	e.minimum.Store(math.Float32bits(threshold))
+	if ttl > 0 {
+		e.ttl.Store(int64(ttl))
+	}
+}
+
 // Ready reports whether Load has finished.
 func (e *Engine) Ready() bool { return e.ready.Load() }
 
@@ -253,7 +270,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // sweep removes what has expired: what the store knows, in bounded batches, and
 // a sample of what only memory knows (entries whose write failed).
 func (e *Engine) sweep(ctx context.Context) {
-	now := e.o.Now()
+	now := e.o.Now().Add(-e.o.KeepStale)
 	for ctx.Err() == nil {
 		ids, err := e.o.Store.Expired(now, sweepBatch)
 		if err != nil {

@@ -72,6 +72,7 @@ func TestOnlyThePromptMayDiffer(t *testing.T) {
 		"namespace": func(q *Query) { q.Namespace = "n" },
 		"op":        func(q *Query) { q.Op = "generate" },
 		"model":     func(q *Query) { q.Model = "m:7b" },
+		"provider":  func(q *Query) { q.Provider = "cloud" },
 		"request":   func(q *Query) { q.Canonical, q.Scope = []byte("other "+q.Prompt), []byte("other") },
 	}
 	for name, change := range changes {
@@ -171,6 +172,54 @@ func TestExpiry(t *testing.T) {
 	if len(r.store.ids()) != 0 {
 		t.Error("the record is still in the store")
 	}
+}
+
+func TestExpiredEntryIsForEmergenciesOnly(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.KeepStale = time.Hour })
+	q := ask(paris, func(q *Query) { q.Digest = "d1" })
+	r.Lookup(t.Context(), q)
+	r.keep(q, "Paris", func(o *StoreOptions) { o.TTL = time.Minute })
+	stale := func(change ...func(*Query)) Kind { return r.Stale(ask(paris, change...)).Kind }
+	if stale() != Stale {
+		t.Error("a fresh entry is no answer in an emergency")
+	}
+	r.now = r.now.Add(time.Hour)
+	r.sweep(t.Context())
+	r.want(ask(paris), Miss, ReasonExpired)
+	r.want(ask(capital), Miss, ReasonExpired)
+	if res := r.Stale(ask(paris)); res.Kind != Stale || string(res.Answer) != "Paris" {
+		t.Errorf("expired, and kept: %+v", res)
+	}
+	for name, change := range map[string]func(*Query){
+		"another tenant": func(q *Query) { q.Tenant = "b" }, "too old for the client": func(q *Query) { q.MaxAge = time.Minute },
+		"another model": func(q *Query) { q.Digest = "d2" }, "refresh": func(q *Query) { q.Refresh = true }, "provider": func(q *Query) { q.Provider = "cloud" },
+	} {
+		if stale(change) != Miss {
+			t.Errorf("%s: served", name)
+		}
+	}
+	r.now = r.now.Add(time.Minute)
+	if stale() != Miss {
+		t.Error("served after its last hour")
+	}
+	r.sweep(t.Context())
+	if s := r.Stats(); s.Entries != 0 || s.HitsStale != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestConfigureChangesWhatFollows(t *testing.T) {
+	r := newRig(t)
+	r.learn(paris, "Paris")
+	r.want(ask(capital), Semantic, "Paris")
+	r.Configure(0.99, time.Minute)
+	r.want(ask(capital), Miss, ReasonAbsent)
+	r.Configure(0, 0)
+	r.want(ask(capital), Semantic, "Paris")
+	r.learn(other, "x")
+	r.now = r.now.Add(time.Minute)
+	r.want(ask(other), Miss, ReasonExpired)
+	r.want(ask(paris), Exact, "Paris")
 }
 
 func TestMaxAge(t *testing.T) {

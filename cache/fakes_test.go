@@ -230,7 +230,7 @@ func (r *rig) keep(q *Query, answer string, change ...func(*StoreOptions)) uint6
 	for _, c := range change {
 		c(&o)
 	}
-	id, err := r.Store(r.t.Context(), q, Answer{Encoded: []byte(answer), Cost: time.Second}, o)
+	id, err := r.Store(r.t.Context(), q, Answer{Encoded: []byte(answer), Digest: q.Digest, Cost: time.Second}, o)
 	if err != nil {
 		r.t.Fatalf("store %q: %v", q.Prompt, err)
 	}

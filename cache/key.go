@@ -18,10 +18,11 @@ const (
 var hashBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // Key returns the exact key of q: SHA-256 over tenant, namespace, operation,
-// model and canonical request.
+// model, canonical request and, if there is one, provider.
 func (q *Query) Key() Key {
 	if !q.keyed {
-		q.key = hashFields(keyVersion, q.Tenant, q.Namespace, q.Op, q.Model, q.Canonical)
+		var rest [1]string
+		q.key = hashFields(keyVersion, q.Tenant, q.Namespace, q.Op, q.Model, q.Canonical, q.provider(rest[:0])...)
 		q.keyed = true
 	}
 	return q.key
@@ -30,7 +31,17 @@ func (q *Query) Key() Key {
 // partition returns the partition of q in a vector space: everything in the
 // request but the prompt.
 func (q *Query) partition(space string) Key {
-	return hashFields(partitionVersion, q.Tenant, q.Namespace, q.Op, q.Model, q.Scope, space)
+	rest := [2]string{space}
+	return hashFields(partitionVersion, q.Tenant, q.Namespace, q.Op, q.Model, q.Scope, q.provider(rest[:1])...)
+}
+
+// provider appends q's provider to the fields of a hash. "" adds no field: a list
+// of fewer fields gives other bytes than any longer one.
+func (q *Query) provider(fields []string) []string {
+	if q.Provider == "" {
+		return fields
+	}
+	return append(fields, q.Provider)
 }
 
 // hashFields hashes the fields in order; tail is between model and rest.

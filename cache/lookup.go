@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,36 @@ func (e *Engine) Peek(q *Query) Result {
 	return Result{}
 }
 
+// Stale returns the exact entry of q although its time is over, if it has been over
+// for no longer than Options.KeepStale: better an old answer than none when nobody
+// can be asked (RFC 5861, section 4). All else that keeps an entry from being
+// served still does.
+func (e *Engine) Stale(q *Query) Result {
+	q.Key()
+	if !e.Ready() || q.Refresh || e.o.KeepStale == 0 {
+		return Result{}
+	}
+	e.mu.RLock()
+	en := e.byKey[q.key]
+	e.mu.RUnlock()
+	if en == nil || !en.answers(q) {
+		return Result{}
+	}
+	now := e.o.Now()
+	reason := en.stale(q, now)
+	if reason == ReasonExpired {
+		reason = en.stale(q, now.Add(-e.o.KeepStale)) // as it was judged then
+		if q.MaxAge > 0 && now.Sub(en.created) > q.MaxAge {
+			reason = ReasonMaxAge
+		}
+	}
+	if reason != "" {
+		return Result{}
+	}
+	res, _ := e.serve(en, Stale, 1)
+	return res
+}
+
 // exact returns the entry of q's key if it may be served, or why there is none.
 func (e *Engine) exact(q *Query) (*entry, string) {
 	e.mu.RLock()
@@ -81,7 +112,7 @@ func (e *Engine) exact(q *Query) (*entry, string) {
 // so already; comparing makes it certain.
 func (en *entry) answers(q *Query) bool {
 	return en.tenant == q.Tenant && en.namespace == q.Namespace && en.op == q.Op &&
-		en.model == q.Model && bytes.Equal(en.canonical, q.Canonical)
+		en.model == q.Model && (q.Provider == "" || en.provider == q.Provider) && bytes.Equal(en.canonical, q.Canonical)
 }
 
 // stale returns why en may not be served to q at now, "" if it may.
@@ -192,10 +223,13 @@ func (e *Engine) serve(en *entry, kind Kind, similarity float32) (Result, bool) 
 		return Result{}, false
 	}
 	en.hits.Add(1)
-	if kind == Exact {
+	switch kind {
+	case Exact:
 		e.count.exact.Add(1)
-	} else {
+	case Semantic:
 		e.count.semantic.Add(1)
+	case Stale:
+		e.count.stale.Add(1)
 	}
 	return Result{Kind: kind, Similarity: similarity, Entry: en.describe(), Answer: answer}, true
 }
@@ -273,7 +307,7 @@ func callerSpace(dims int) string { return fmt.Sprintf("%s%d", callerPrefix, dim
 // threshold returns the similarity asked for in q's space. A cosine of exactly
 // 1 is out of reach of float32 rounding, so the strictest is a hair below.
 func (e *Engine) threshold(q *Query) float32 {
-	t := e.o.Threshold
+	t := math.Float32frombits(e.minimum.Load())
 	switch {
 	case t != 0:
 	case strings.HasPrefix(q.space, callerPrefix):

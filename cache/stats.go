@@ -8,7 +8,7 @@ import (
 // counters count since the start. The maps' keys come from this package and
 // from package guard, so they are few.
 type counters struct {
-	exact, semantic, missed          atomic.Uint64
+	exact, semantic, stale, missed   atomic.Uint64
 	stored, storeFailed, lateDropped atomic.Uint64
 	reasons, evictions               sync.Map // string -> *atomic.Uint64
 }
@@ -47,6 +47,7 @@ func (e *Engine) Stats() Stats {
 		MaxBytes:      e.o.MaxBytes,
 		HitsExact:     e.count.exact.Load(),
 		HitsSemantic:  e.count.semantic.Load(),
+		HitsStale:     e.count.stale.Load(),
 		Misses:        e.count.missed.Load(),
 		Stored:        e.count.stored.Load(),
 		StoreFailures: e.count.storeFailed.Load(),

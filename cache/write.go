@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/store"
@@ -83,7 +84,7 @@ func (e *Engine) admit(q *Query, a Answer, o StoreOptions) (*entry, error) {
 	}
 	ttl := o.TTL
 	if ttl <= 0 {
-		ttl = e.o.TTL
+		ttl = time.Duration(e.ttl.Load())
 	}
 	now := e.o.Now()
 	en := &entry{
