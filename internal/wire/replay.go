@@ -2,6 +2,7 @@ package wire
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,13 @@ type Replay struct {
 	Model   string        // the client's own spelling
 	Now     time.Time     // becomes created_at
 	Elapsed time.Duration // becomes total_duration, at least 1 ns
+
+	// PromptEval and Eval become prompt_eval_duration and eval_duration, at
+	// least 1 ns; a stored answer takes no time to evaluate.
+	PromptEval, Eval time.Duration
+	// RemoteModel and RemoteHost name another server's model that answered
+	// in the local one's place; "" if none did.
+	RemoteModel, RemoteHost string
 }
 
 // AppendObject appends the answer as the one object of a stream:false reply,
@@ -44,20 +52,12 @@ func (p Replay) AppendObject(dst []byte, a *Answer) []byte {
 func (p Replay) Lines(a *Answer, yield func(line []byte) error) error {
 	var buf []byte
 	emit := func(content, thinking string, calls []ToolCall, withLogprobs bool) error {
-		buf = p.appendHead(buf[:0])
-		if p.Op == OpChat {
-			buf = p.appendMessage(buf, content, thinking, calls)
-		} else {
-			buf = p.appendResponse(buf, content, thinking)
-		}
-		buf = append(buf, `,"done":false`...)
-		if p.Op == OpGenerate {
-			buf = appendToolCalls(buf, calls)
-		}
+		var logprobs json.RawMessage
 		if withLogprobs {
-			buf = appendLogprobs(buf, a)
+			logprobs = a.Logprobs
 		}
-		return yield(append(buf, "}\n"...))
+		buf = p.AppendChunk(buf[:0], content, thinking, calls, logprobs)
+		return yield(buf)
 	}
 	for text := range pieces(a.Thinking) {
 		if err := emit("", text, nil, false); err != nil {
@@ -76,15 +76,40 @@ func (p Replay) Lines(a *Answer, yield func(line []byte) error) error {
 			return err
 		}
 	}
-	buf = p.appendHead(buf[:0])
+	return yield(p.AppendFinal(buf[:0], a))
+}
+
+// AppendChunk appends one line of a streamed answer that is not its last, with its
+// newline. logprobs is a JSON array or nil.
+func (p Replay) AppendChunk(dst []byte, content, thinking string, calls []ToolCall, logprobs json.RawMessage) []byte {
+	dst = p.appendHead(dst)
 	if p.Op == OpChat {
-		buf = p.appendMessage(buf, "", "", nil)
+		dst = p.appendMessage(dst, content, thinking, calls)
 	} else {
-		buf = p.appendResponse(buf, "", "")
+		dst = p.appendResponse(dst, content, thinking)
 	}
-	buf = append(buf, `,"done":true`...)
-	buf = p.appendCounters(p.appendEnd(buf, a), a)
-	return yield(append(buf, "}\n"...))
+	dst = append(dst, `,"done":false`...)
+	if p.Op == OpGenerate {
+		dst = appendToolCalls(dst, calls)
+	}
+	if len(logprobs) > 0 {
+		dst = append(append(dst, `,"logprobs":`...), logprobs...)
+	}
+	return append(dst, "}\n"...)
+}
+
+// AppendFinal appends the last line of a streamed answer, with its newline: the end
+// and the counters of a, no text.
+func (p Replay) AppendFinal(dst []byte, a *Answer) []byte {
+	dst = p.appendHead(dst)
+	if p.Op == OpChat {
+		dst = p.appendMessage(dst, "", "", nil)
+	} else {
+		dst = p.appendResponse(dst, "", "")
+	}
+	dst = append(dst, `,"done":true`...)
+	dst = p.appendCounters(p.appendEnd(dst, a), a)
+	return append(dst, "}\n"...)
 }
 
 // pieces yields s in parts of at most maxLineText bytes that end between runes.
@@ -109,6 +134,10 @@ func pieces(s string) func(yield func(string) bool) {
 func (p Replay) appendHead(dst []byte) []byte {
 	dst = append(dst, `{"model":`...)
 	dst = appendString(dst, p.Model)
+	if p.RemoteHost != "" {
+		dst = appendString(append(dst, `,"remote_model":`...), p.RemoteModel)
+		dst = appendString(append(dst, `,"remote_host":`...), p.RemoteHost)
+	}
 	dst = append(dst, `,"created_at":"`...)
 	dst = p.Now.UTC().AppendFormat(dst, time.RFC3339Nano)
 	return append(dst, '"')
@@ -198,10 +227,10 @@ func (p Replay) appendCounters(dst []byte, a *Answer) []byte {
 	if a.InputTokens > 0 {
 		field("prompt_eval_count", int64(a.InputTokens))
 	}
-	field("prompt_eval_duration", 1)
+	field("prompt_eval_duration", max(int64(p.PromptEval), 1))
 	if a.OutputTokens > 0 {
 		field("eval_count", int64(a.OutputTokens))
 	}
-	field("eval_duration", 1)
+	field("eval_duration", max(int64(p.Eval), 1))
 	return dst
 }
