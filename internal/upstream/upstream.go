@@ -19,6 +19,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+
 	"github.com/semcached/semcached/internal/wire"
 )
 
@@ -30,6 +33,9 @@ var (
 	ErrTimeout = errors.New("upstream: no answer in time")
 	// ErrBroken: the connection was lost before the answer began.
 	ErrBroken = errors.New("upstream: connection lost")
+	// ErrOpen: the server has failed again and again and is left alone for a
+	// while.
+	ErrOpen = errors.New("upstream: left alone after failures")
 )
 
 // Options configure a Pool.
@@ -41,8 +47,17 @@ type Options struct {
 	// HeaderTimeout bounds the wait for the answer's head. Ollama sends it
 	// with the first token, so loading the model counts. Default: 10 min.
 	HeaderTimeout time.Duration
-	Hooks         Hooks
-	Log           *slog.Logger // default: discards
+	// BreakerFailures of the last ten calls open a server's circuit breaker
+	// for BreakerDelay; then one call tries it again. Defaults: 5, 10 s.
+	BreakerFailures int
+	BreakerDelay    time.Duration
+	// ProbeEvery is how often Run asks every server for its models.
+	// Default: 10 s.
+	ProbeEvery time.Duration
+	// Proxy chooses a forward proxy, as in http.Transport. Default: none.
+	Proxy func(*http.Request) (*url.URL, error)
+	Hooks Hooks
+	Log   *slog.Logger // default: discards
 }
 
 // Hooks observe the calls; nil funcs are skipped.
@@ -51,12 +66,18 @@ type Hooks struct {
 	// was no answer), the time to the answer's head, and whether the caller
 	// gave up.
 	Attempt func(backend string, status int, d time.Duration, canceled bool)
+	// State reports that a server's breaker is now "closed" (the server is
+	// used), "half-open" (it is tried) or "open" (it is left alone). It must
+	// not call the pool.
+	State func(backend, state string)
 }
 
 // Pool is a list of servers. It is safe for concurrent use.
 type Pool struct {
 	o         Options
 	transport *http.Transport
+	servers   []*server
+	retries   retrypolicy.RetryPolicy[*http.Response]
 
 	mu     sync.RWMutex      // guards models
 	models map[string]string // folded name -> digest, of the first server that answered
@@ -78,10 +99,19 @@ func New(o Options) (*Pool, error) {
 	if o.HeaderTimeout == 0 {
 		o.HeaderTimeout = 10 * time.Minute
 	}
+	if o.BreakerFailures == 0 {
+		o.BreakerFailures = 5
+	}
+	if o.BreakerDelay == 0 {
+		o.BreakerDelay = 10 * time.Second
+	}
+	if o.ProbeEvery == 0 {
+		o.ProbeEvery = 10 * time.Second
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	return &Pool{o: o, transport: &http.Transport{
+	p := &Pool{o: o, retries: newRetries(len(o.URLs)), transport: &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   o.DialTimeout,
 		ResponseHeaderTimeout: o.HeaderTimeout,
@@ -89,8 +119,12 @@ func New(o Options) (*Pool, error) {
 		MaxIdleConnsPerHost:   256, // the default of 2 doubles the cost of a call under load
 		IdleConnTimeout:       90 * time.Second,
 		DisableCompression:    true, // bytes pass as they are
-		// No Proxy: the upstream is named, and usually on this machine.
-	}}, nil
+		Proxy:                 o.Proxy,
+	}}
+	for _, u := range o.URLs {
+		p.servers = append(p.servers, newServer(u, o))
+	}
+	return p, nil
 }
 
 // hopByHop are the headers that concern one connection (RFC 9110, section 7.6.1).
@@ -118,32 +152,113 @@ type Request struct {
 	Body   []byte      // replayed on the next server if the first is unreachable
 	Stream io.Reader   // instead of Body: sent once, to the first server
 	Length int64       // of Stream, -1 if unknown
+
+	// Retry lets another server try when one fails before its answer; the
+	// request must be one that may be asked twice.
+	Retry bool
+	// FailFast returns ErrOpen when all breakers are open. Without, the
+	// first server is asked nevertheless.
+	FailFast bool
+	// Attempt, if not nil, is told of every call before it is made. It may
+	// add to the header and returns the context of the call; done is called
+	// with the status of the answer's head, or the error.
+	Attempt func(ctx context.Context, server *url.URL, h http.Header) (_ context.Context, done func(status int, err error))
+
+	quiet bool // tells the breaker nothing: a probe is no trial call
 }
 
-// Do sends r to the first server that can be connected to. The caller closes the
-// answer's body. Errors wrap ErrUnreachable, ErrTimeout or ErrBroken, or ctx's.
+// Do sends r to the first server that answers. A server that cannot be connected to
+// gives way to the next; with r.Retry so does one that fails, within the retry
+// budget. The caller closes the answer's body. Errors wrap ErrUnreachable,
+// ErrTimeout, ErrBroken or ErrOpen, or are ctx's.
 func (p *Pool) Do(ctx context.Context, r *Request) (*http.Response, error) {
-	var causes []error
-	for i, u := range p.o.URLs {
-		resp, err := p.attempt(ctx, u, r)
-		if err == nil {
-			return resp, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		causes = append(causes, err)
-		if !errors.Is(err, ErrUnreachable) || r.Stream != nil {
-			break
-		}
-		if i+1 < len(p.o.URLs) {
-			p.o.Log.Warn("upstream cannot be reached, trying the next", "upstream", u.Host, "error", err)
-		}
+	t := try{p: p, ctx: ctx, r: r}
+	if !r.Retry || len(p.servers) == 1 {
+		return t.result(t.next())
 	}
-	return nil, errors.Join(causes...)
+	return t.result(failsafe.With[*http.Response](p.retries).WithContext(ctx).Get(t.next))
 }
 
-func (p *Pool) attempt(ctx context.Context, u *url.URL, r *Request) (*http.Response, error) {
+// try is one call of Do.
+type try struct {
+	p      *Pool
+	ctx    context.Context
+	r      *Request
+	i      int            // next server
+	held   *http.Response // answer of a server that failed, in case nobody does better
+	causes []error
+}
+
+// next asks the next server that can be connected to.
+func (t *try) next() (*http.Response, error) {
+	for ; t.i < len(t.p.servers); t.i++ {
+		s := t.p.servers[t.i]
+		if !s.breaker.TryAcquirePermit() {
+			t.causes = append(t.causes, fmt.Errorf("%w: %s", ErrOpen, s.url.Host))
+			continue
+		}
+		resp, err := t.p.attempt(t.ctx, s, t.r)
+		if err != nil && t.ctx.Err() != nil {
+			t.i = len(t.p.servers)
+			return nil, t.ctx.Err()
+		}
+		if err != nil {
+			t.causes = append(t.causes, err)
+			if errors.Is(err, ErrUnreachable) && t.r.Stream == nil {
+				t.p.o.Log.Warn("upstream cannot be reached", "upstream", s.url.Host, "error", err)
+				continue
+			}
+		}
+		t.i++
+		if resp != nil && failed(resp.StatusCode) {
+			t.drop()
+			t.held = resp
+		}
+		return resp, err
+	}
+	if len(t.causes) == len(t.p.servers) && !t.r.FailFast && errorsAll(t.causes, ErrOpen) {
+		// Nobody else can help, so the first is asked although it has failed.
+		return t.p.attempt(t.ctx, t.p.servers[0], t.r)
+	}
+	return nil, errors.Join(t.causes...)
+}
+
+// result turns the outcome of the last attempt into that of Do.
+func (t *try) result(resp *http.Response, err error) (*http.Response, error) {
+	if t.held != nil && t.held != resp {
+		if resp == nil && t.ctx.Err() == nil {
+			return t.held, nil
+		}
+		t.drop()
+	}
+	switch {
+	case resp != nil:
+		return resp, nil
+	case t.ctx.Err() != nil:
+		return nil, t.ctx.Err()
+	case len(t.causes) > 0:
+		return nil, errors.Join(t.causes...) // in place of the retry policy's own words
+	}
+	return nil, err
+}
+
+func (t *try) drop() {
+	if t.held != nil {
+		t.held.Body.Close()
+		t.held = nil
+	}
+}
+
+func errorsAll(errs []error, target error) bool {
+	return !slices.ContainsFunc(errs, func(err error) bool { return !errors.Is(err, target) })
+}
+
+// failed reports whether a status says that the server, not the request, is at
+// fault. 500 is left out: Ollama answers so to a wrong option as well.
+func failed(status int) bool { return status == 502 || status == 503 || status == 504 }
+
+func (p *Pool) attempt(ctx context.Context, s *server, r *Request) (*http.Response, error) {
+	u := s.url
 	req := &http.Request{
 		Method: r.Method, Header: r.Header, Host: u.Host,
 		URL: &url.URL{Scheme: u.Scheme, Host: u.Host, User: u.User, Path: strings.TrimSuffix(u.Path, "/") + r.URL.Path,
@@ -155,17 +270,31 @@ func (p *Pool) attempt(ctx context.Context, u *url.URL, r *Request) (*http.Respo
 	case len(r.Body) > 0:
 		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Body)), int64(len(r.Body))
 	}
+	done := func(int, error) {}
+	if r.Attempt != nil {
+		req.Header = r.Header.Clone()
+		ctx, done = r.Attempt(ctx, u, req.Header)
+	}
 	start := time.Now()
 	resp, err := p.transport.RoundTrip(req.WithContext(ctx))
 	status := 0
 	if err == nil {
 		status = resp.StatusCode
+	} else {
+		err = classify(u, err)
 	}
+	if !r.quiet {
+		s.record(ctx, status, err)
+	}
+	done(status, err)
 	if p.o.Hooks.Attempt != nil {
 		p.o.Hooks.Attempt(u.Host, status, time.Since(start), ctx.Err() != nil)
 	}
 	if err != nil {
-		return nil, classify(u, err)
+		return nil, err
+	}
+	if !r.quiet {
+		resp.Body = &watchedBody{resp.Body, ctx, s}
 	}
 	return resp, nil
 }
@@ -212,9 +341,14 @@ const maxTags = 16 << 20
 // Refresh asks for the models and their digests. On an error what was known stays.
 func (p *Pool) Refresh(ctx context.Context) error {
 	var t tags
-	if err := p.get(ctx, "/api/tags", &t); err != nil {
+	if err := p.get(ctx, nil, "/api/tags", &t); err != nil {
 		return err
 	}
+	p.learn(&t)
+	return nil
+}
+
+func (p *Pool) learn(t *tags) {
 	models := make(map[string]string, len(t.Models))
 	for _, m := range t.Models {
 		models[wire.FoldModel(m.Name)] = m.Digest
@@ -222,11 +356,17 @@ func (p *Pool) Refresh(ctx context.Context) error {
 	p.mu.Lock()
 	p.models = models
 	p.mu.Unlock()
-	return nil
 }
 
-func (p *Pool) get(ctx context.Context, path string, out any) error {
-	resp, err := p.Do(ctx, &Request{Method: http.MethodGet, URL: &url.URL{Path: path}, Header: http.Header{}})
+// get asks one server, or with nil the first that answers, and decodes the answer.
+func (p *Pool) get(ctx context.Context, s *server, path string, out any) (err error) {
+	r := &Request{Method: http.MethodGet, URL: &url.URL{Path: path}, Header: http.Header{}, quiet: s != nil}
+	var resp *http.Response
+	if s == nil {
+		resp, err = p.Do(ctx, r)
+	} else {
+		resp, err = p.attempt(ctx, s, r)
+	}
 	if err != nil {
 		return err
 	}
@@ -244,24 +384,6 @@ func (p *Pool) Digest(folded string) string {
 	return p.models[folded]
 }
 
-// Run refreshes the models every 30 s until ctx ends.
-func (p *Pool) Run(ctx context.Context) error {
-	tick := time.NewTicker(30 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			c, cancel := context.WithTimeout(ctx, 10*time.Second)
-			if err := p.Refresh(c); err != nil {
-				p.o.Log.Debug("cannot list the upstream's models", "error", err)
-			}
-			cancel()
-		}
-	}
-}
-
 // Status is what a server says of itself.
 type Status struct {
 	URL     string
@@ -271,15 +393,13 @@ type Status struct {
 
 // Probe asks every server for its version at the same time.
 func (p *Pool) Probe(ctx context.Context) []Status {
-	all := make([]Status, len(p.o.URLs))
+	all := make([]Status, len(p.servers))
 	var wg sync.WaitGroup
-	for i, u := range p.o.URLs {
+	for i, server := range p.servers {
 		wg.Go(func() {
-			one := Pool{o: p.o, transport: p.transport}
-			one.o.URLs = []*url.URL{u}
 			var v struct{ Version string }
-			all[i] = Status{URL: u.Redacted()}
-			if err := one.get(ctx, "/api/version", &v); err != nil {
+			all[i] = Status{URL: server.url.Redacted()}
+			if err := p.get(ctx, server, "/api/version", &v); err != nil {
 				all[i].Err = err
 				return
 			}
