@@ -26,10 +26,12 @@ func NewCollector(op Op) *Collector { return &Collector{op: op} }
 
 // line is one object of a native answer: chat and generate together.
 type line struct {
-	Model     string          `json:"model"`
-	CreatedAt time.Time       `json:"created_at"`
-	Error     json.RawMessage `json:"error"`
-	Message   *struct {
+	Model       string          `json:"model"`
+	RemoteModel string          `json:"remote_model"`
+	RemoteHost  string          `json:"remote_host"`
+	CreatedAt   time.Time       `json:"created_at"`
+	Error       json.RawMessage `json:"error"`
+	Message     *struct {
 		Role      string         `json:"role"`
 		Content   string         `json:"content"`
 		Thinking  string         `json:"thinking"`

@@ -20,9 +20,9 @@ type Replay struct {
 	Now     time.Time     // becomes created_at
 	Elapsed time.Duration // becomes total_duration, at least 1 ns
 
-	// PromptEval and Eval become prompt_eval_duration and eval_duration, at
+	// Load, PromptEval and Eval become the durations of their names, at
 	// least 1 ns; a stored answer takes no time to evaluate.
-	PromptEval, Eval time.Duration
+	Load, PromptEval, Eval time.Duration
 	// RemoteModel and RemoteHost name another server's model that answered
 	// in the local one's place; "" if none did.
 	RemoteModel, RemoteHost string
@@ -223,7 +223,7 @@ func (p Replay) appendCounters(dst []byte, a *Answer) []byte {
 		dst = strconv.AppendInt(dst, n, 10)
 	}
 	field("total_duration", max(int64(p.Elapsed), 1))
-	field("load_duration", 1)
+	field("load_duration", max(int64(p.Load), 1))
 	if a.InputTokens > 0 {
 		field("prompt_eval_count", int64(a.InputTokens))
 	}

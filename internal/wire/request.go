@@ -33,6 +33,7 @@ type Request struct {
 	Model  string // as the client spelled it; echoed in answers
 	Folded string // FoldModel(Model)
 	Stream bool   // Ollama's default (true) applied
+	Turns  int    // messages of a chat; 1 for a generate
 
 	// Bypass says why the request may be neither looked up nor stored
 	// ("load", "unload", "tool-result", ...); "" if it may.
@@ -68,7 +69,10 @@ func DecodeRequest(op Op, body []byte) (*Request, error) {
 	}
 	r := &Request{
 		Op: op, Model: d.model, Folded: FoldModel(d.model),
-		Stream: d.stream == nil || *d.stream,
+		Stream: d.stream == nil || *d.stream, Turns: 1,
+	}
+	if op == OpChat {
+		r.Turns = len(d.messages)
 	}
 	r.Bypass = d.bypass()
 	r.Prompt, r.ExactOnly = d.prompt()
