@@ -46,8 +46,6 @@ type Options struct {
 	Engine Engine // required
 	// MaxBody bounds bodies of the cache API. Default: 20 MiB.
 	MaxBody int64
-	// Tenant names who asks. Default: proxy.LocalTenant for everybody.
-	Tenant func(*http.Request) string
 	// Loopback says that the listener is bound to loopback: the Host header
 	// must then name this machine, as Ollama asks, or a web page could reach
 	// us through a name of its own (DNS rebinding).
@@ -67,9 +65,6 @@ func New(o Options) (http.Handler, error) {
 	}
 	if o.MaxBody == 0 {
 		o.MaxBody = defaultMaxBody
-	}
-	if o.Tenant == nil {
-		o.Tenant = func(*http.Request) string { return proxy.LocalTenant }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -15,6 +15,7 @@ import (
 
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/internal/proxy"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/wire"
 )
 
@@ -187,7 +188,7 @@ func (c cacheAPI) question(g *gin.Context) (*question, *cache.Query, bool) {
 		fail(g, http.StatusBadRequest, err.Error())
 		return nil, nil, false
 	}
-	query := q.query(c.o.Tenant(g.Request))
+	query := q.query(tenant.From(g.Request.Context()).Name)
 	if q.vector != nil {
 		if err := c.o.Engine.CheckVector(query.Tenant, query.Namespace, q.vector); err != nil {
 			fail(g, http.StatusUnprocessableEntity, fieldError{"vector", err}.Error())
@@ -371,7 +372,7 @@ func (c cacheAPI) invalidate(g *gin.Context) {
 		fail(g, http.StatusBadRequest, "the body is not a selection: "+err.Error())
 		return
 	}
-	sel := cache.Selection{Tenant: c.o.Tenant(g.Request), Namespace: s.Namespace, Tag: s.Tag, Prompt: s.Prompt, All: s.All, DryRun: s.DryRun}
+	sel := cache.Selection{Tenant: tenant.From(g.Request.Context()).Name, Namespace: s.Namespace, Tag: s.Tag, Prompt: s.Prompt, All: s.All, DryRun: s.DryRun}
 	if s.Model != "" {
 		sel.Model = wire.FoldModel(s.Model)
 	}
@@ -402,7 +403,7 @@ func (c cacheAPI) entry(g *gin.Context) {
 	if !ok {
 		return
 	}
-	e, encoded, err := c.o.Engine.Entry(c.o.Tenant(g.Request), id)
+	e, encoded, err := c.o.Engine.Entry(tenant.From(g.Request.Context()).Name, id)
 	var answer json.RawMessage
 	if err == nil {
 		answer, err = render(wire.Op(e.Op), e.Model, encoded, e.Created, 0)
@@ -428,7 +429,7 @@ func (c cacheAPI) delete(g *gin.Context) {
 	if !ok {
 		return
 	}
-	switch err := c.o.Engine.Delete(g.Request.Context(), c.o.Tenant(g.Request), id); {
+	switch err := c.o.Engine.Delete(g.Request.Context(), tenant.From(g.Request.Context()).Name, id); {
 	case errors.Is(err, cache.ErrNotFound):
 		fail(g, http.StatusNotFound, "there is no such entry")
 	case err != nil:

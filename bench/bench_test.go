@@ -18,6 +18,7 @@ import (
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/internal/proxy"
 	"github.com/semcached/semcached/internal/telemetry"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/upstream"
 	"github.com/semcached/semcached/internal/wire"
 	"github.com/semcached/semcached/store/mem"
@@ -77,7 +78,7 @@ func query(b *testing.B, n int) *cache.Query {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return &cache.Query{Tenant: proxy.LocalTenant, Op: string(r.Op), Model: r.Folded, Canonical: r.Canonical, Scope: r.Scope, Prompt: r.Prompt, MaxAge: -1}
+	return &cache.Query{Tenant: tenant.Local.Name, Op: string(r.Op), Model: r.Folded, Canonical: r.Canonical, Scope: r.Scope, Prompt: r.Prompt, MaxAge: -1}
 }
 
 // BenchmarkLookup is one lookup in the process, the request being decoded: key and

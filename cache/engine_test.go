@@ -97,6 +97,27 @@ func TestFieldsDoNotRunIntoEachOther(t *testing.T) {
 	}
 }
 
+func TestWithProviderKeepsWhatHolds(t *testing.T) {
+	r := newRig(t)
+	q := ask(paris)
+	r.Lookup(t.Context(), q)
+	calls := r.emb.calls
+	other := q.WithProvider("cloud")
+	r.Lookup(t.Context(), other)
+	if r.emb.calls != calls {
+		t.Error("the prompt was embedded twice")
+	}
+	r.keep(other, "Lutetia")
+	r.want(ask(paris), Miss, ReasonAbsent)
+	r.want(ask(capital), Miss, ReasonAbsent)
+	if res := r.Lookup(t.Context(), ask(capital).WithProvider("cloud")); res.Kind != Semantic || string(res.Answer) != "Lutetia" {
+		t.Errorf("%+v", res)
+	}
+	if q.WithProvider("").Key() != q.Key() || other.Key() == q.Key() || q.WithProvider("b").Key() == other.Key() {
+		t.Error("keys do not tell providers apart")
+	}
+}
+
 func TestVectorSpacesNeverMix(t *testing.T) {
 	r := newRig(t)
 	r.learn(paris, "Paris")

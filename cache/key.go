@@ -35,6 +35,17 @@ func (q *Query) partition(space string) Key {
 	return hashFields(partitionVersion, q.Tenant, q.Namespace, q.Op, q.Model, q.Scope, q.provider(rest[:1])...)
 }
 
+// WithProvider returns a copy of q for the answers of another source. What has been
+// computed for q and holds for the copy is kept, the vector above all.
+func (q *Query) WithProvider(provider string) *Query {
+	c := *q
+	c.Provider, c.Digest, c.keyed = provider, "", false
+	if c.vec != nil {
+		c.part = c.partition(c.space)
+	}
+	return &c
+}
+
 // provider appends q's provider to the fields of a hash. "" adds no field: a list
 // of fewer fields gives other bytes than any longer one.
 func (q *Query) provider(fields []string) []string {

@@ -178,7 +178,7 @@ func TestFailingUpstreams(t *testing.T) {
 		"no done":  {standin.NoDone, `{"error":"the model's answer was cut short"}`, `"done":false`, 200},
 		"error":    {standin.ErrorLine, `{"error":"an error was encountered while running the model"}`, `"done":true`, 200},
 		"refusing": {standin.Refuse, `{"error":"server busy`, `{"error":"server busy`, 503},
-		"garbage":  {standin.Garbage, `{"error":"the model's answer was cut short"}`, "<html>", 200},
+		"garbage":  {standin.Garbage, `{"error":"upstream: connection lost: what came is no answer"}`, `{"error":"upstream: connection lost: what came is no answer"}`, 502},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, standin.Options{}, "--embedder", "lexical")

@@ -40,6 +40,7 @@ type Stream struct {
 	bytes   int
 	closed  bool
 	err     error
+	result  any
 	readers int
 	full    bool // too long for late readers
 }
@@ -127,6 +128,14 @@ func (s *Stream) Write(chunk []byte) {
 	s.change()
 }
 
+// SetResult leaves something for the readers beside the chunks. It must not be
+// changed afterwards.
+func (s *Stream) SetResult(v any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.result = v
+}
+
 func (s *Stream) close(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,6 +192,13 @@ func (r *Reader) Next(ctx context.Context) ([]byte, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Result returns what the maker has left with SetResult, nil if nothing so far.
+func (r *Reader) Result() any {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	return r.s.result
 }
 
 // Close leaves the stream; the last to leave ends it.

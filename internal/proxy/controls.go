@@ -33,6 +33,8 @@ type Controls struct {
 	Namespace string
 	Tags      []string
 	Sync      bool
+
+	NoFallback bool // X-Semcached-Fallback: off
 }
 
 // ParseControls reads Cache-Control (RFC 9111, section 5.2.1), Pragma and the
@@ -87,6 +89,13 @@ func ParseControls(h http.Header) (Controls, error) {
 			c.Tags = append(c.Tags, strings.TrimSpace(tag))
 		}
 		return CheckTags(c.Tags)
+	})
+	check("X-Semcached-Fallback", func(v string) error {
+		if !strings.EqualFold(v, "off") && !strings.EqualFold(v, "on") {
+			return fmt.Errorf("%.20q is not on or off", v)
+		}
+		c.NoFallback = strings.EqualFold(v, "off")
+		return nil
 	})
 	check("X-Semcached-Durability", func(v string) (err error) {
 		c.Sync, err = ParseDurability(v)

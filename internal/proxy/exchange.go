@@ -2,14 +2,20 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/semcached/semcached/cache"
+	"github.com/semcached/semcached/internal/filter"
+	"github.com/semcached/semcached/internal/span"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/upstream"
 	"github.com/semcached/semcached/internal/wire"
 )
@@ -22,19 +28,44 @@ type exchange struct {
 	rc    *http.ResponseController
 	start time.Time
 	event Event
+
+	tenant *tenant.Tenant
+	span   span.Span
 }
 
 func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, route string) *exchange {
-	x := &exchange{p: p, w: w, r: r, rc: http.NewResponseController(w), start: time.Now()}
-	x.event.Route = route
+	x := &exchange{p: p, w: w, r: r, rc: http.NewResponseController(w), start: time.Now(), tenant: tenant.From(r.Context()), span: span.None}
+	x.event.Route, x.event.Tenant, x.event.UserAgent = route, x.tenant.Name, r.UserAgent()
 	if w.Header().Get("X-Request-Id") == "" {
 		w.Header().Set("X-Request-Id", RequestID(r))
+	}
+	x.event.RequestID = w.Header().Get("X-Request-Id")
+	if t := p.o.Tracer; t != nil {
+		name := route
+		if route == "other" {
+			name = ""
+		}
+		var ctx context.Context
+		ctx, x.span = t.Start(t.Extract(r.Context(), r.Header), strings.TrimSpace(r.Method+" "+name), span.Server,
+			span.Attr{Key: "http.request.method", Value: r.Method}, span.Attr{Key: "url.path", Value: r.URL.Path},
+			span.Attr{Key: "http.route", Value: name}, span.Attr{Key: "user_agent.original", Value: r.UserAgent()})
+		x.r = r.WithContext(ctx)
+		x.event.TraceID, x.event.SpanID = x.span.IDs()
 	}
 	return x
 }
 
 func (x *exchange) finish() {
 	x.event.Duration = time.Since(x.start)
+	if x.p.o.Tracer != nil {
+		e := &x.event
+		x.span.Set(span.Attr{Key: "http.response.status_code", Value: e.Status}, span.Attr{Key: "semcached.outcome", Value: e.Outcome},
+			span.Attr{Key: "semcached.source", Value: e.Source}, span.Attr{Key: "semcached.reason", Value: e.Reason})
+		if e.Status >= 500 {
+			x.span.Fail(strconv.Itoa(e.Status))
+		}
+		x.span.End()
+	}
 	if x.p.o.Hooks.Done != nil {
 		x.p.o.Hooks.Done(x.event)
 	}
@@ -64,6 +95,7 @@ func (x *exchange) readBody() ([]byte, bool) {
 		x.fail(http.StatusBadRequest, "the request body broke off")
 		return nil, false
 	}
+	x.event.In = int64(b.Len())
 	return b.Bytes(), true
 }
 
@@ -74,7 +106,7 @@ func (x *exchange) tooLarge() {
 
 // fail answers with an error in the caller's protocol.
 func (x *exchange) fail(status int, message string) {
-	x.event.Outcome = "error"
+	x.event.Outcome, x.event.Err = "error", message
 	kind, body := wire.ErrorBody(wire.ProtocolOf(x.r.URL.Path), status, message)
 	x.whole(status, kind, body)
 }
@@ -87,7 +119,8 @@ func (x *exchange) whole(status int, kind string, body []byte) {
 	h.Set("Cache-Control", "no-store")
 	x.head(status)
 	x.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-	x.w.Write(body)
+	n, _ := x.w.Write(body)
+	x.event.Out += int64(n)
 }
 
 // streamHead begins an answer in chunks. Proxies must not hold them back.
@@ -107,20 +140,41 @@ func (x *exchange) head(status int) {
 // chunk writes and flushes one piece of a stream.
 func (x *exchange) chunk(b []byte) error {
 	x.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if _, err := x.w.Write(b); err != nil {
+	n, err := x.w.Write(b)
+	x.event.Out += int64(n)
+	if err != nil {
 		return err
 	}
 	return x.rc.Flush()
 }
 
-// forward passes a request to the upstream and its answer back, both unchanged.
-func (x *exchange) forward(req *upstream.Request) {
+// forward passes a request to the upstream and its answer back, both unchanged. If
+// the upstream fails before its answer and rescue is not nil, that answers.
+func (x *exchange) forward(req *upstream.Request, rescue func(*failure)) {
+	c := calls{p: x.p, provider: "ollama"}
+	req.Attempt = c.attempt
 	resp, err := x.p.o.Upstream.Do(x.r.Context(), req)
+	x.event.Attempts = c.list
+	if c.open != nil {
+		defer c.open.End()
+	}
+	if err != nil && rescue != nil && x.r.Context().Err() == nil {
+		rescue(&failure{kind: kindOf(err), err: err})
+		return
+	}
 	if err != nil {
 		x.failUpstream(err)
 		return
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode >= 500 && rescue != nil {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil || !blamesRequest(body) {
+			rescue(&failure{kind: "5xx", err: statusError(resp.StatusCode, body), status: resp.StatusCode, header: relayed(resp.Header), body: body})
+			return
+		}
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+	}
 	if x.event.Source = "ollama"; resp.StatusCode >= 500 {
 		x.event.Outcome = "error"
 	}
@@ -277,3 +331,40 @@ func (d *openAIDialect) relay(status int, _ string, body []byte) (int, string, [
 	}
 	return status, d.wholeType(), d.p.AppendObject(nil, c.Joined())
 }
+
+// hit takes over what is known of a stored answer.
+func (e *Event) hit(res *cache.Result, a *wire.Answer, now time.Time) {
+	e.InputTokens, e.OutputTokens, e.Eval, e.DoneReason = a.InputTokens, a.OutputTokens, a.Eval, a.DoneReason
+	e.ModelTime, e.Similarity, e.Age = res.Entry.Cost, res.Similarity, now.Sub(res.Entry.Created)
+}
+
+// filtered notes a rule that matched.
+func (x *exchange) filtered(rule string) { x.event.Filtered = append(x.event.Filtered, rule) }
+
+// rewriter returns what filters one answer, nil if there is no filter. matched is
+// told the name of every rule that matches.
+func (p *Proxy) rewriter(op wire.Op, matched func(rule string)) *wire.Rewriter {
+	f := p.o.Filter
+	if f == nil {
+		return nil
+	}
+	hit := func(h filter.Hit) {
+		matched(h.Rule)
+		if p.o.Hooks.Filtered != nil {
+			p.o.Hooks.Filtered(h.Rule, h.Action.String())
+		}
+	}
+	return wire.NewRewriter(op, f.Stream(hit), f.Stream(hit), f.Stream(hit))
+}
+
+// screen filters a stored answer in place: it may be older than the rules.
+func (p *Proxy) screen(op wire.Op, a *wire.Answer, matched func(rule string)) error {
+	rw := p.rewriter(op, matched)
+	if rw == nil {
+		return nil
+	}
+	return rw.Answer(a)
+}
+
+// Screen filters an answer that leaves by another way than the proxy's own.
+func (p *Proxy) Screen(op wire.Op, a *wire.Answer) error { return p.screen(op, a, func(string) {}) }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/semcached/semcached/cache"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/upstream"
 )
 
@@ -22,18 +23,23 @@ func ParseID(s string) (uint64, bool) {
 	return id, err == nil && len(s) == 16 && id != 0
 }
 
+func shortKey(key cache.Key) string { return fmt.Sprintf("%x", key[:8]) }
+
 // hitHeaders tells what was served (RFC 9211 for Cache-Status).
 func hitHeaders(h http.Header, res *cache.Result, key cache.Key, now time.Time) {
 	ttl, age := int(res.Entry.Expires.Sub(now)/time.Second), int(now.Sub(res.Entry.Created)/time.Second)
-	detail, source := "exact", "cache-exact"
-	if res.Kind == cache.Semantic {
+	detail, source, short := "exact", "cache-exact", "HIT"
+	switch res.Kind {
+	case cache.Semantic:
 		sim := strconv.FormatFloat(float64(res.Similarity), 'f', 4, 32)
 		detail, source = `"semantic;sim=`+sim+`"`, "cache-semantic"
 		h.Set("X-Semcached-Similarity", sim)
+	case cache.Stale:
+		detail, source, short = "stale-if-error", "cache-stale", "STALE"
 	}
 	h.Set("Cache-Status", fmt.Sprintf(`semcached; hit; ttl=%d; key="%x"; detail=%s`, ttl, key[:8], detail))
 	h.Set("Age", strconv.Itoa(max(age, 0)))
-	h.Set("X-Cache", "HIT")
+	h.Set("X-Cache", short)
 	h.Set("X-Semcached-Source", source)
 	h.Set("X-Semcached-Id", FormatID(res.Entry.ID))
 }
@@ -80,6 +86,10 @@ func (p *Proxy) outbound(r *http.Request) http.Header {
 	}
 	for _, name := range [...]string{"Cache-Control", "Pragma", "Content-Length", "Accept-Encoding"} {
 		h.Del(name)
+	}
+	if tenant.From(r.Context()) != tenant.Local { // the key was for us
+		h.Del("Authorization")
+		h.Del("X-Api-Key")
 	}
 	h.Add("Via", "1.1 "+p.pseudo)
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {

@@ -3,15 +3,12 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/semcached/semcached/cache"
-	"github.com/semcached/semcached/internal/flight"
+	"github.com/semcached/semcached/internal/span"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/upstream"
 	"github.com/semcached/semcached/internal/wire"
 )
@@ -68,7 +65,7 @@ func (x *exchange) infer(rt route) {
 			reason = "untranslatable"
 		}
 	} else {
-		x.event.Stream = req.native.Stream
+		x.describe(req)
 		reason = x.p.bypass(req, controls)
 	}
 	switch {
@@ -77,10 +74,13 @@ func (x *exchange) infer(rt route) {
 	case controls.OnlyIfCached:
 		x.onlyIfCached(reason)
 	default:
-		x.event.Outcome, x.event.Reason = "bypass", reason
-		bypassHeaders(x.w.Header(), reason)
-		x.forward(&upstream.Request{Method: x.r.Method, URL: target(x.r.URL), Header: x.p.outbound(x.r), Body: body})
+		x.bypassed(req, controls, reason, body)
 	}
+}
+
+func (x *exchange) describe(req *request) {
+	n := req.native
+	x.event.Stream, x.event.Model, x.event.Turns, x.event.Prompt = n.Stream, n.Model, n.Turns, n.Prompt
 }
 
 // bypass returns why the cache has nothing to do with a request.
@@ -98,6 +98,47 @@ func (p *Proxy) bypass(req *request, c Controls) string {
 	return ""
 }
 
+// silent are the reasons of requests that no model answers.
+func silent(reason string) bool {
+	return reason == "load" || reason == "unload" || reason == "debug" || reason == "model"
+}
+
+// bypassed asks the upstream and keeps nothing. The request and its answer pass
+// untouched unless the answer has to be filtered or somebody else has to give it.
+func (x *exchange) bypassed(req *request, c Controls, reason string, body []byte) {
+	x.event.Outcome, x.event.Reason = "bypass", reason
+	bypassHeaders(x.w.Header(), reason)
+	up := &upstream.Request{Method: x.r.Method, URL: target(x.r.URL), Header: x.p.outbound(x.r), Body: body}
+	if req == nil {
+		if x.p.o.Filter.Changes() {
+			x.fail(http.StatusForbidden, "the output filter cannot read the answer to this request ("+reason+")")
+			return
+		}
+		x.forward(up, nil)
+		return
+	}
+	if silent(reason) {
+		x.forward(up, nil)
+		return
+	}
+	up.Retry = true
+	f := x.fill(req, nil, c)
+	alone := func(failed *failure) {
+		f.failed = failed
+		x.ask(req, f, flightKey{alone: x}, func(bool) {})
+	}
+	if x.p.o.Filter.Changes() {
+		alone(nil)
+		return
+	}
+	if !f.mayFallback() {
+		x.forward(up, nil)
+		return
+	}
+	up.FailFast = true
+	x.forward(up, alone)
+}
+
 // onlyIfCached refuses to ask the upstream (RFC 9111, section 5.2.1.7).
 func (x *exchange) onlyIfCached(reason string) {
 	h := x.w.Header()
@@ -113,12 +154,13 @@ func (x *exchange) onlyIfCached(reason string) {
 func (x *exchange) cached(req *request, c Controls) {
 	n := req.native
 	q := &cache.Query{
-		Tenant: x.p.o.Tenant(x.r), Namespace: c.Namespace, Op: string(n.Op), Model: n.Folded,
+		Tenant: x.tenant.Name, Namespace: c.Namespace, Op: string(n.Op), Model: n.Folded,
 		Digest: x.p.o.Upstream.Digest(n.Folded), Canonical: n.Canonical, Scope: n.Scope,
 		Prompt: n.Prompt, ExactOnly: n.ExactOnly, Mode: c.Mode, Threshold: c.Threshold,
 		MaxAge: c.MaxAge, Refresh: c.NoCache,
 	}
-	res := x.p.o.Engine.Lookup(x.r.Context(), q)
+	res := x.lookup(q)
+	x.event.Key = q.Key()
 	if res.Kind != cache.Miss {
 		if a, err := wire.DecodeAnswer(res.Answer); err == nil {
 			x.replay(req, q, &res, a)
@@ -136,12 +178,40 @@ func (x *exchange) cached(req *request, c Controls) {
 	x.miss(req, q, c, res.Reason)
 }
 
+// lookup asks the engine.
+func (x *exchange) lookup(q *cache.Query) cache.Result {
+	if x.p.o.Tracer == nil {
+		return x.p.o.Engine.Lookup(x.r.Context(), q)
+	}
+	ctx, s := x.p.o.Tracer.Start(x.r.Context(), "cache lookup", span.Internal)
+	defer s.End()
+	res := x.p.o.Engine.Lookup(ctx, q)
+	result := "hit_" + res.Kind.String()
+	if res.Kind == cache.Miss {
+		result = "miss"
+		s.Set(span.Attr{Key: "semcached.reason", Value: res.Reason})
+		if res.Nearest != nil {
+			s.Set(span.Attr{Key: "semcached.similarity", Value: float64(res.Nearest.Similarity)})
+		}
+	} else {
+		s.Set(span.Attr{Key: "semcached.similarity", Value: float64(res.Similarity)},
+			span.Attr{Key: "semcached.age_s", Value: x.p.o.Now().Sub(res.Entry.Created).Seconds()})
+	}
+	s.Set(span.Attr{Key: "semcached.result", Value: result}, span.Attr{Key: "semcached.key", Value: shortKey(q.Key())},
+		span.Attr{Key: "semcached.threshold", Value: float64(res.Threshold)})
+	return res
+}
+
 // replay writes a stored answer.
 func (x *exchange) replay(req *request, q *cache.Query, res *cache.Result, a *wire.Answer) {
 	now := x.p.o.Now()
 	hitHeaders(x.w.Header(), res, q.Key(), now)
 	x.event.Outcome, x.event.Source = "hit_"+res.Kind.String(), "cache"
-	x.event.InputTokens, x.event.OutputTokens, x.event.ModelTime = a.InputTokens, a.OutputTokens, res.Entry.Cost
+	x.event.hit(res, a, now)
+	if err := x.p.screen(req.native.Op, a, x.filtered); err != nil {
+		x.failUpstream(err)
+		return
+	}
 	d := x.dialect(req)
 	if !req.native.Stream {
 		x.whole(http.StatusOK, d.wholeType(), d.object(nil, a))
@@ -154,282 +224,95 @@ func (x *exchange) replay(req *request, q *cache.Query, res *cache.Result, a *wi
 }
 
 // flightKey tells apart the upstream calls that can be shared: one question, one
-// spelling of the model (it is echoed), one shape, one promise of durability.
+// spelling of the model (it is echoed), one shape, one promise of durability, one
+// set of rights.
 type flightKey struct {
-	key          cache.Key
-	model        string
-	stream, sync bool
+	key                               cache.Key
+	model                             string
+	stream, sync, noStore, noFallback bool
+	alone                             *exchange // not shared
 }
 
 // miss asks the upstream, together with all who ask the same now.
 func (x *exchange) miss(req *request, q *cache.Query, c Controls, reason string) {
-	n := req.native
 	x.event.Outcome, x.event.Reason, x.event.Source = "miss", reason, "ollama"
-	f := fill{p: x.p, req: n, q: q, opts: cache.StoreOptions{TTL: c.TTL, Tags: c.Tags, Sync: c.Sync || x.p.o.Sync}, header: x.p.outbound(x.r)}
-	reader, leader := x.p.flights.Join(x.r.Context(), flightKey{q.Key(), n.Model, n.Stream, f.opts.Sync}, f.run)
+	f := x.fill(req, q, c)
+	key := flightKey{key: q.Key(), model: req.native.Model, stream: req.native.Stream, sync: f.opts.Sync, noStore: f.noStore, noFallback: f.noFallback}
+	x.ask(req, f, key, func(collapsed bool) {
+		missHeaders(x.w.Header(), reason, q.Key(), collapsed)
+	})
+}
+
+// fill returns what makes the answer to req. Without q it is neither looked up nor
+// kept.
+func (x *exchange) fill(req *request, q *cache.Query, c Controls) *fill {
+	return &fill{
+		p: x.p, req: req.native, q: q, header: x.p.outbound(x.r),
+		opts:       cache.StoreOptions{TTL: c.TTL, Tags: c.Tags, Sync: c.Sync || x.p.o.Sync},
+		noStore:    q == nil || !x.tenant.May(tenant.Write),
+		noFallback: c.NoFallback || x.tenant.NoFallback,
+	}
+}
+
+// ask joins or starts the making of an answer, and passes it on.
+func (x *exchange) ask(req *request, f *fill, key flightKey, headers func(collapsed bool)) {
+	reader, leader := x.p.flights.Join(x.r.Context(), key, f.run)
 	defer reader.Close()
 	if !leader && x.p.o.Hooks.Collapsed != nil {
 		x.p.o.Hooks.Collapsed()
 	}
-	missHeaders(x.w.Header(), reason, q.Key(), !leader)
+	headers(!leader)
 	status, header, err := reader.Head(x.r.Context())
 	if err != nil {
+		x.outcome(reader.Result())
 		x.failUpstream(err)
 		return
 	}
-	if header.Get(incompleteHeader) != "" {
-		x.w.Header().Set("X-Semcached-Reason", "incomplete")
+	if header.Get("X-Cache") != "" { // a stored answer after all
+		x.w.Header().Del("X-Semcached-Reason")
+	}
+	for name, values := range header {
+		if name != "Content-Type" {
+			x.w.Header()[name] = values
+		}
 	}
 	d := x.dialect(req)
-	if status != http.StatusOK || !n.Stream {
-		x.relayWhole(reader, d, status, header)
+	if kind := header.Get("Content-Type"); status != http.StatusOK || !req.native.Stream || !strings.HasPrefix(kind, streamType) {
+		x.relayWhole(reader, d, status, kind)
+	} else {
+		x.relayStream(reader, d)
+	}
+	x.outcome(reader.Result())
+}
+
+// outcome takes over what the maker of an answer has left.
+func (x *exchange) outcome(result any) {
+	o, ok := result.(*outcome)
+	if !ok {
 		return
 	}
-	x.relayStream(reader, d)
-}
-
-// relayWhole passes on an answer that came in one piece, or an error.
-func (x *exchange) relayWhole(reader *flight.Reader, d dialect, status int, header http.Header) {
-	body, err := reader.Next(x.r.Context())
-	if err != nil && err != io.EOF {
-		x.failUpstream(err)
-		return
+	e := &x.event
+	e.Attempts, e.Remote, e.Filtered = o.attempts, o.remote, append(e.Filtered, o.filtered...)
+	e.InputTokens, e.OutputTokens, e.Eval, e.DoneReason = o.input, o.output, o.eval, o.doneReason
+	if o.source != "" {
+		e.Source = o.source
 	}
-	for _, name := range [...]string{"Retry-After", "Www-Authenticate"} {
-		if v := header.Get(name); v != "" {
-			x.w.Header().Set(name, v)
-		}
+	if o.err != "" {
+		e.Err = o.err
+		e.Outcome = "error"
 	}
-	kind := header.Get("Content-Type")
-	if status != http.StatusOK {
-		x.event.Outcome = "error"
-	}
-	status, kind, body = d.relay(status, kind, body)
-	x.whole(status, kind, body)
-}
-
-// relayStream passes chunks on as they come.
-func (x *exchange) relayStream(reader *flight.Reader, d dialect) {
-	x.streamHead(d.streamType())
-	var buf []byte
-	for {
-		line, err := reader.Next(x.r.Context())
-		switch {
-		case err == io.EOF:
-			if end := d.end(nil); len(end) > 0 {
-				x.chunk(end)
-			}
-			return
-		case err != nil && x.r.Context().Err() == nil:
-			x.event.Outcome = "error"
-			x.chunk(d.line(nil, wire.ErrorLine(wire.Native, "the answer broke off: "+err.Error())))
-			return
-		case err != nil:
-			return // the client has gone
-		}
-		if buf = d.line(buf[:0], line); len(buf) == 0 {
-			continue
-		}
-		if x.chunk(buf) != nil {
-			return
+	if o.hit.Kind != cache.Miss {
+		e.Outcome, e.Similarity, e.ModelTime = "hit_"+o.hit.Kind.String(), o.hit.Similarity, o.hit.Entry.Cost
+		if o.hit.Kind == cache.Stale {
+			e.Outcome = "stale"
 		}
 	}
 }
 
-// failUpstream answers that the upstream did not.
-func (x *exchange) failUpstream(err error) {
-	if x.r.Context().Err() != nil {
-		x.event.Outcome, x.event.Status = "error", 499
-		return // nobody is there to be told
+// span begins a span if there is a tracer.
+func (p *Proxy) span(ctx context.Context, name string, kind span.Kind, attrs ...span.Attr) (context.Context, span.Span) {
+	if p.o.Tracer == nil {
+		return ctx, span.None
 	}
-	status := http.StatusBadGateway
-	switch {
-	case errors.Is(err, upstream.ErrTimeout):
-		status = http.StatusGatewayTimeout
-	case errors.Is(err, flight.ErrPanic):
-		status = http.StatusInternalServerError
-	}
-	x.p.o.Log.Warn("upstream failed", "route", x.event.Route, "error", err)
-	x.fail(status, err.Error())
-}
-
-// incompleteHeader marks, between fill and its readers, a whole answer that the
-// upstream did not finish.
-const incompleteHeader = "Incomplete"
-
-// fill makes one answer: it asks the upstream, hands on what comes, and stores
-// what is complete.
-type fill struct {
-	p      *Proxy
-	req    *wire.Request
-	q      *cache.Query
-	opts   cache.StoreOptions
-	header http.Header
-}
-
-func (f fill) run(ctx context.Context, s *flight.Stream) error {
-	start := f.p.o.Now()
-	// Between this request's lookup and its turn here, another's call may have
-	// ended and its answer been stored.
-	if res := f.p.o.Engine.Peek(f.q); res.Kind != cache.Miss {
-		if a, err := wire.DecodeAnswer(res.Answer); err == nil {
-			f.replay(s, a, start)
-			return nil
-		}
-	}
-	f.header.Set("Content-Type", "application/json")
-	resp, err := f.p.o.Upstream.Do(ctx, &upstream.Request{
-		Method: http.MethodPost, URL: &url.URL{Path: "/api/" + string(f.req.Op)}, Header: f.header, Body: f.req.Body()})
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK || !f.req.Stream {
-		return f.whole(ctx, s, resp, start)
-	}
-	s.SetHead(resp.StatusCode, resp.Header)
-	c := wire.NewCollector(f.req.Op)
-	lines := wire.NewLineReader(resp.Body, maxLine)
-	var buf []byte
-	for {
-		line, err := lines.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			s.Write(wire.ErrorLine(wire.Native, "upstream connection lost: "+readable(err)))
-			return nil
-		}
-		c.Add(line)
-		buf = append(append(buf[:0], line...), '\n')
-		if !c.Done() {
-			s.Write(buf)
-			continue
-		}
-		if f.last(ctx, s, buf, lines, c, start) {
-			return nil
-		}
-	}
-	if !c.Done() && c.Failed() == "" {
-		s.Write(wire.ErrorLine(wire.Native, "the model's answer was cut short"))
-	}
-	return nil
-}
-
-// replay hands on a stored answer in native form.
-func (f fill) replay(s *flight.Stream, a *wire.Answer, start time.Time) {
-	now := f.p.o.Now()
-	r := wire.Replay{Op: f.req.Op, Model: f.req.Model, Now: now, Elapsed: now.Sub(start)}
-	kind := "application/x-ndjson"
-	if !f.req.Stream {
-		kind = "application/json; charset=utf-8"
-	}
-	s.SetHead(http.StatusOK, http.Header{"Content-Type": {kind}})
-	if !f.req.Stream {
-		s.Write(r.AppendObject(nil, a))
-		return
-	}
-	r.Lines(a, func(line []byte) error { s.Write(line); return nil })
-}
-
-// endTime is how long the final line is held back for the stream's end, which
-// follows it at once.
-const endTime = 50 * time.Millisecond
-
-// last hands on the final line once the answer is kept: a client may ask again, or
-// rely on durability, as soon as it has that line, without waiting for the end of
-// the stream. It returns false if more follows, which spoils the answer.
-func (f fill) last(ctx context.Context, s *flight.Stream, final []byte, lines *wire.LineReader, c *wire.Collector, start time.Time) bool {
-	type result struct {
-		line []byte
-		err  error
-	}
-	end := make(chan result, 1)
-	go func() {
-		line, err := lines.Next()
-		end <- result{line, err}
-	}()
-	timer := time.NewTimer(endTime)
-	defer timer.Stop()
-	var r result
-	select {
-	case r = <-end:
-		if r.err == io.EOF {
-			f.store(ctx, c, start)
-		}
-		s.Write(final)
-	case <-timer.C:
-		s.Write(final)
-		if r = <-end; r.err == io.EOF {
-			f.store(ctx, c, start)
-		}
-	}
-	if r.err != nil {
-		return true // a final line without a clean end is shown, and not kept
-	}
-	c.Add(r.line)
-	s.Write(append(append(make([]byte, 0, len(r.line)+1), r.line...), '\n'))
-	return false
-}
-
-// readable words a failed read for people.
-func readable(err error) string {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return "the stream ended in the middle"
-	}
-	return err.Error()
-}
-
-// whole reads an answer that comes in one piece, or an error. Readers hear of it
-// when it is complete and stored.
-func (f fill) whole(ctx context.Context, s *flight.Stream, resp *http.Response, start time.Time) error {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %s", upstream.ErrBroken, readable(err))
-	case len(body) > maxAnswer:
-		return fmt.Errorf("%w: the answer is larger than %d bytes", upstream.ErrBroken, maxAnswer)
-	}
-	header := resp.Header
-	if resp.StatusCode == http.StatusOK {
-		c := wire.NewCollector(f.req.Op)
-		c.Add(body)
-		if !c.Done() {
-			header = header.Clone()
-			header.Set(incompleteHeader, "1")
-		}
-		f.store(ctx, c, start)
-	}
-	s.SetHead(resp.StatusCode, header)
-	s.Write(body)
-	return nil
-}
-
-// store keeps a complete answer. It takes microseconds unless the client asked for
-// durability. The answer is kept even if everybody has left by now.
-func (f fill) store(ctx context.Context, c *wire.Collector, start time.Time) {
-	a, err := c.Answer()
-	if err != nil {
-		f.p.o.Log.Debug("answer not stored", "reason", err)
-		return
-	}
-	now := f.p.o.Now()
-	a.Digest, a.Provider = f.q.Digest, "ollama"
-	if a.Created.IsZero() {
-		a.Created = now
-	}
-	encoded, err := a.AppendBinary(nil)
-	if err == nil {
-		cost := a.Total
-		if cost <= 0 {
-			cost = now.Sub(start)
-		}
-		_, err = f.p.o.Engine.Store(context.WithoutCancel(ctx), f.q, cache.Answer{
-			Encoded: encoded, Provider: a.Provider, Digest: a.Digest, Cost: cost,
-			InputTokens: a.InputTokens, OutputTokens: a.OutputTokens,
-		}, f.opts)
-	}
-	if err != nil {
-		f.p.o.Log.Warn("answer not stored", "error", err)
-	}
+	return p.o.Tracer.Start(ctx, name, kind, attrs...)
 }

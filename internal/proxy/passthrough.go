@@ -22,6 +22,10 @@ func (p *Proxy) Passthrough() http.Handler {
 			x.fail(http.StatusNotFound, "not found") // Ollama's profiler is nobody's business
 			return
 		}
+		if p.o.Filter.Changes() && speaks(r) {
+			x.fail(http.StatusForbidden, "the output filter cannot read the answers of this route; ask /api/chat, /api/generate or /v1/chat/completions")
+			return
+		}
 		req := &upstream.Request{Method: r.Method, URL: target(r.URL), Header: p.outbound(r)}
 		if v, ok := r.Header["Accept-Encoding"]; ok {
 			req.Header["Accept-Encoding"] = v
@@ -40,13 +44,25 @@ func (p *Proxy) Passthrough() http.Handler {
 			req.Body = body
 		}
 		bypassHeaders(w.Header(), "")
-		x.forward(req)
+		x.forward(req, nil)
 		if changesModels(r) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 10*time.Second)
 			defer cancel()
 			p.o.Upstream.Refresh(ctx) // the digests may be others now
 		}
 	})
+}
+
+// speaks reports whether a model's words come from a route that passes through.
+func speaks(r *http.Request) bool {
+	if r.Method != http.MethodPost {
+		return false
+	}
+	switch r.URL.Path {
+	case "/v1/completions", "/v1/responses", "/v1/messages", "/v1/audio/transcriptions":
+		return true
+	}
+	return strings.HasPrefix(r.URL.Path, "/v1/responses/") || strings.HasPrefix(r.URL.Path, "/api/experimental/")
 }
 
 // isUpload reports whether a request carries something too large to be held in

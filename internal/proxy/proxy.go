@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/semcached/semcached/cache"
+	"github.com/semcached/semcached/internal/filter"
 	"github.com/semcached/semcached/internal/flight"
+	"github.com/semcached/semcached/internal/span"
 	"github.com/semcached/semcached/internal/upstream"
 )
 
@@ -25,11 +27,9 @@ type Engine interface {
 	Ready() bool
 	Lookup(ctx context.Context, q *cache.Query) cache.Result
 	Peek(q *cache.Query) cache.Result
+	Stale(q *cache.Query) cache.Result
 	Store(ctx context.Context, q *cache.Query, a cache.Answer, o cache.StoreOptions) (uint64, error)
 }
-
-// LocalTenant is the tenant of every request while there are no API keys.
-const LocalTenant = "local"
 
 const (
 	defaultMaxBody = 20 << 20
@@ -49,11 +49,36 @@ type Options struct {
 	MaxBody int64
 	// Sync makes every stored answer durable before its client sees the end.
 	Sync bool
-	// Tenant names who asks. Default: LocalTenant for everybody.
-	Tenant func(*http.Request) string
-	Now    func() time.Time // default: time.Now
-	Hooks  Hooks
-	Log    *slog.Logger // default: discards
+	// Fallback answers when no upstream does; nil: nobody does.
+	Fallback *Fallback
+	// Filter is applied to every answer; nil: none.
+	Filter *filter.Filter
+	// Pseudonym is our name in Via headers. Default: a random one.
+	Pseudonym string
+	Now       func() time.Time // default: time.Now
+	Tracer    span.Tracer      // nil: no traces
+	Hooks     Hooks
+	Log       *slog.Logger // default: discards
+}
+
+// Fallback is an OpenAI-compatible server that answers when the upstreams fail.
+type Fallback struct {
+	Pool *upstream.Pool // of its one base URL, /v1 included
+	Host string         // its name in answers, headers and keys
+	Key  string         // sent as Authorization; "": nothing is
+	// Models are its names of our models, by folded name; "*" stands for all
+	// others. A model without a name has no fallback.
+	Models    map[string]string
+	MaxTokens string // see wire.CloudOptions
+}
+
+// model returns the fallback's name of a model.
+func (f *Fallback) model(folded string) (string, bool) {
+	if name, ok := f.Models[folded]; ok {
+		return name, true
+	}
+	name, ok := f.Models["*"]
+	return name, ok
 }
 
 // Hooks observe requests; nil funcs are skipped.
@@ -61,22 +86,57 @@ type Hooks struct {
 	Done      func(Event)     // an inference or pass-through request has ended
 	Inflight  func(delta int) // an inference request begins (+1) or ends (-1)
 	Collapsed func()          // a request joined another's upstream call
+	// Fallback reports that the upstreams failed for a reason ("dial",
+	// "timeout", "broken", "5xx", "breaker", "garbage", "error") and how that
+	// ended: "served", "cached", "stale", "failed" or "none" (there was no way out).
+	Fallback func(reason, result string)
+	// Recovered reports that an upstream answered.
+	Recovered func()
+	// Filtered reports a match of a rule of the output filter.
+	Filtered func(rule, action string)
 }
 
 // Event describes a request that has ended.
 type Event struct {
 	Route     string // path of an inference route, "other" else
-	Outcome   string // hit_exact, hit_semantic, miss, bypass, error
-	Source    string // cache, ollama; "" if nothing was sent
+	Outcome   string // hit_exact, hit_semantic, stale, miss, bypass, error
+	Source    string // cache, ollama, fallback; "" if nothing was sent
 	Reason    string // of a miss or bypass
 	Stream    bool
 	Status    int
 	Duration  time.Duration
 	FirstByte time.Duration // 0 if nothing was sent
 
-	// What a hit saved.
+	// The answer, as far as it is known; of a hit also what it saved.
 	InputTokens, OutputTokens int
-	ModelTime                 time.Duration
+	Eval                      time.Duration // that the model took for the output
+	ModelTime                 time.Duration // that a hit saved
+	DoneReason                string
+
+	RequestID  string
+	TraceID    string // "" unless traced
+	SpanID     string
+	Tenant     string
+	Model      string // as the client wrote it
+	Turns      int    // messages
+	Prompt     string // last user text
+	UserAgent  string
+	Key        cache.Key
+	Similarity float32
+	Age        time.Duration
+	Err        string // what the client was told went wrong
+	Remote     string // the fallback's host, if it answered
+	In, Out    int64  // bytes of the bodies
+	Attempts   []Attempt
+	Filtered   []string // rules that matched
+}
+
+// Attempt is one call of an upstream or fallback.
+type Attempt struct {
+	Backend  string
+	Status   int // 0: no answer
+	Duration time.Duration
+	Err      string
 }
 
 // Proxy makes the handlers. It is safe for concurrent use.
@@ -95,8 +155,8 @@ func New(o Options) (*Proxy, error) {
 	if o.MaxBody == 0 {
 		o.MaxBody = defaultMaxBody
 	}
-	if o.Tenant == nil {
-		o.Tenant = func(*http.Request) string { return LocalTenant }
+	if o.Pseudonym == "" {
+		o.Pseudonym = NewPseudonym()
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -104,8 +164,11 @@ func New(o Options) (*Proxy, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	return &Proxy{o: o, pseudo: "semcached-" + strings.ToLower(rand.Text()[:6])}, nil
+	return &Proxy{o: o, pseudo: o.Pseudonym}, nil
 }
+
+// NewPseudonym returns a random name for Via headers.
+func NewPseudonym() string { return "semcached-" + strings.ToLower(rand.Text()[:6]) }
 
 // RequestID returns the request's own ID if it has a sane one, else a new one.
 func RequestID(r *http.Request) string {

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/wire"
 
 	"github.com/semcached/semcached/cache"
@@ -153,7 +154,7 @@ func TestControls(t *testing.T) {
 func TestTTLAndTagsReachTheEntry(t *testing.T) {
 	g := newRig(t, nil)
 	g.post("/api/chat", chat("x", ""), "X-Semcached-Ttl", "60", "X-Semcached-Tags", "a, b")
-	e, _, err := g.engine.Entry(LocalTenant, 1)
+	e, _, err := g.engine.Entry(tenant.Local.Name, 1)
 	if err != nil || e.Expires.Sub(e.Created) != time.Minute || fmt.Sprint(e.Tags) != "[a b]" || e.Cost != 5*time.Millisecond || e.Provider != "ollama" {
 		t.Errorf("%+v %v", e, err)
 	}
@@ -344,10 +345,11 @@ func TestNothingIncompleteIsStoredAndNoErrorIsHidden(t *testing.T) {
 		"length":               {fixed(200, "application/x-ndjson", line+`{"message":{"content":""},"done":true,"done_reason":"length"}`+"\n"), "", 200, `"length"`, `"finish_reason":"length"`},
 		"model not found":      {fixed(404, "application/json", `{"error":"model 'reef' not found"}`), "", 404, `{"error":"model 'reef' not found"}`, `{"error":{"message":"model 'reef' not found","type":"not_found_error"`},
 		"busy":                 {fixed(503, "application/json", `{"error":"busy"}`), "", 503, `{"error":"busy"}`, `{"error":{"message":"busy"`},
-		"garbage":              {fixed(200, "application/x-ndjson", "<html>\n"), "", 200, `{"error":"the model's answer was cut short"}`, `data: {"error":`},
+		"garbage":              {fixed(200, "application/x-ndjson", "<html>\n"), "", 502, `{"error":"upstream: connection lost: what came is no answer"}`, `{"error":{"message":"upstream`},
+		"garbage, whole":       {fixed(200, "application/json", "<html>\n"), `,"stream":false`, 502, `{"error":"upstream: connection lost: what came is no answer"}`, ""},
 		"whole without done":   {fixed(200, "application/json", `{"message":{"content":"Blue"},"done":false}`), `,"stream":false`, 200, `"done":false`, ""},
 		"whole dies":           {dying(`{"message":`), `,"stream":false`, 502, `{"error":"upstream: connection lost`, ""},
-		"empty":                {fixed(200, "application/x-ndjson", ""), "", 200, `{"error":"the model's answer was cut short"}`, ""},
+		"empty":                {fixed(200, "application/x-ndjson", ""), "", 502, `{"error":"upstream: connection lost: the stream ended before it began"}`, ""},
 		"html instead of json": {fixed(502, "text/html", "<html>"), "", 502, "<html>", `{"error":{"message":"Bad Gateway"`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/semcached/semcached/cache"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/upstream"
 	"github.com/semcached/semcached/internal/wire"
 	"github.com/semcached/semcached/store/mem"
@@ -29,7 +30,11 @@ type rig struct {
 	bodies chan []byte  // the last ones that arrived upstream
 	header chan http.Header
 	events chan Event
-	answer http.HandlerFunc // nil: ollama below
+	change []func(*Options)
+
+	tenants map[string]*tenant.Tenant // by X-Test-Tenant
+	answer  http.HandlerFunc          // nil: ollama below
+	now     atomic.Int64              // seconds that the clock is ahead
 }
 
 // words embeds a text as its counts of three letters: enough for rewordings.
@@ -46,8 +51,8 @@ func (words) Embed(_ context.Context, text string) ([]float32, string, error) {
 }
 func (words) Threshold(string) float32 { return 0.9 }
 
-func newRig(t *testing.T, answer http.HandlerFunc) *rig {
-	g := &rig{t: t, answer: answer, bodies: make(chan []byte, 1000), header: make(chan http.Header, 1000), events: make(chan Event, 1000)}
+func newRig(t *testing.T, answer http.HandlerFunc, change ...func(*Options)) *rig {
+	g := &rig{change: change, t: t, answer: answer, bodies: make(chan []byte, 1000), header: make(chan http.Header, 1000), events: make(chan Event, 1000)}
 	up := httptest.NewServer(http.HandlerFunc(g.upstream))
 	t.Cleanup(up.Close)
 	return g.over(up.URL)
@@ -63,22 +68,34 @@ func (g *rig) over(target string) *rig {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(pool.Close)
-	if g.engine, err = cache.New(cache.Options{Store: mem.New(nil), Embedder: words{}}); err != nil {
+	if g.engine, err = cache.New(cache.Options{Store: mem.New(nil), Embedder: words{}, KeepStale: time.Hour, Now: g.clock}); err != nil {
 		g.t.Fatal(err)
 	}
 	if _, err := g.engine.Load(g.t.Context()); err != nil {
 		g.t.Fatal(err)
 	}
-	g.proxy, err = New(Options{Engine: g.engine, Upstream: pool, MaxBody: 64 << 10, Hooks: Hooks{Done: func(e Event) { g.events <- e }}})
+	o := Options{Engine: g.engine, Upstream: pool, MaxBody: 64 << 10, Now: g.clock, Hooks: Hooks{Done: func(e Event) { g.events <- e }}}
+	for _, c := range g.change {
+		c(&o)
+	}
+	g.proxy, err = New(o)
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	mux := http.NewServeMux()
+	who := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if t := g.tenants[r.Header.Get("X-Test-Tenant")]; t != nil {
+				r = r.WithContext(tenant.Context(r.Context(), t))
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
 	mux.Handle("POST /api/chat", g.proxy.Inference(wire.OpChat))
 	mux.Handle("POST /api/generate", g.proxy.Inference(wire.OpGenerate))
 	mux.Handle("POST /v1/chat/completions", g.proxy.ChatCompletions())
 	mux.Handle("/", g.proxy.Passthrough())
-	front := httptest.NewServer(mux)
+	front := httptest.NewServer(who(mux))
 	g.t.Cleanup(func() {
 		front.Close()
 		http.DefaultClient.CloseIdleConnections()
@@ -86,6 +103,8 @@ func (g *rig) over(target string) *rig {
 	g.url = front.URL
 	return g
 }
+
+func (g *rig) clock() time.Time { return time.Now().Add(time.Duration(g.now.Load()) * time.Second) }
 
 func (g *rig) upstream(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/api/chat" || r.URL.Path == "/api/generate" {
