@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"store/*":            {"store"},
 	"bench":              {"cache", "index", "index/*", "store", "store/*"},
 	"internal/archtest":  {},
-	"internal/config":    {},
+	"internal/config":    {"internal/filter", "internal/tenant"},
 	"internal/e2e":       {"internal/standin"},
 	"internal/embedder":  {},
 	"internal/flight":    {},

@@ -20,6 +20,9 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/semcached/semcached/internal/filter"
+	"github.com/semcached/semcached/internal/tenant"
 )
 
 // Config is the effective configuration.
@@ -41,6 +44,22 @@ type Config struct {
 	LogLevel     string // debug, info, warn, error
 	OpenAIURL    string
 	OpenAIKey    Secret
+
+	TLSCert, TLSKey  string        // files; both or neither
+	Routes           []string      // allowed ones, as "POST /api/chat" or "/v1/*"; none: all
+	StaleIfError     time.Duration // how long an expired answer may step in
+	FirstByteTimeout time.Duration
+	ProbeInterval    time.Duration
+	BreakerFailures  int
+	BreakerDelay     time.Duration
+	TraceFile        string // of the call log; "" writes none
+	TracePrompts     bool
+	File             string // the YAML file; "" if there is none
+
+	Fallback *Fallback // nil: none
+	Tenants  []tenant.Spec
+	Rules    []filter.Rule // of the output filter
+	Alerts   Alerts
 
 	sources map[string]string // where each setting comes from
 }
@@ -84,6 +103,16 @@ var settings = []setting{
 	{name: "origin", usage: "further allowed Origin of browsers (default: OLLAMA_ORIGINS)", list: true, parse: func(c *Config, v string) error { c.Origins = append(c.Origins, v); return nil }},
 	{name: "log-format", value: "text", usage: "text or json", parse: oneOf(func(c *Config) *string { return &c.LogFormat }, "text", "json")},
 	{name: "log-level", value: "info", usage: "debug, info, warn or error", parse: oneOf(func(c *Config) *string { return &c.LogLevel }, "debug", "info", "warn", "error")},
+	{name: "tls-cert", usage: "certificate file (PEM) to serve clients by TLS", parse: text(func(c *Config) *string { return &c.TLSCert })},
+	{name: "tls-key", usage: "its key file", parse: text(func(c *Config) *string { return &c.TLSKey })},
+	{name: "route", usage: "route that clients may use, as \"POST /api/chat\" or \"/v1/*\" (default: all)", list: true, parse: parseRoute},
+	{name: "stale-if-error", value: "0s", usage: "how long an expired answer may step in when nobody else answers", parse: duration(func(c *Config) *time.Duration { return &c.StaleIfError }, 0, 365*24*time.Hour)},
+	{name: "first-byte-timeout", value: "10m", usage: "how long an upstream may take to begin its answer, loading the model included", parse: duration(func(c *Config) *time.Duration { return &c.FirstByteTimeout }, 100*time.Millisecond, 24*time.Hour)},
+	{name: "probe-interval", value: "10s", usage: "how often upstreams are asked whether they are there", parse: duration(func(c *Config) *time.Duration { return &c.ProbeInterval }, 50*time.Millisecond, time.Hour)},
+	{name: "breaker-failures", value: "5", usage: "failures among ten calls after which an upstream is left alone", parse: parseBreakerFailures},
+	{name: "breaker-delay", value: "10s", usage: "for how long", parse: duration(func(c *Config) *time.Duration { return &c.BreakerDelay }, 50*time.Millisecond, time.Hour)},
+	{name: "trace-file", usage: "file for the log of calls, a JSON object for each; \"on\" is llm_traces.jsonl in the data folder", parse: text(func(c *Config) *string { return &c.TraceFile })},
+	{name: "trace-prompts", value: "false", usage: "write the questions' text into the log of calls", parse: parseTracePrompts},
 	{name: "openai.url", value: "https://api.openai.com/v1", usage: "base URL for openai:MODEL", noFlag: true, parse: parseOpenAIURL},
 	{name: "openai.api-key", usage: "key for openai:MODEL", noFlag: true, parse: func(c *Config, v string) error { c.OpenAIKey = Secret(v); return nil }},
 }
@@ -115,7 +144,7 @@ func Load(src Source) (*Config, error) {
 	}
 	var errs []error
 	all := defaults()
-	fromFile, err := src.file(file)
+	fromFile, sections, err := src.file(file)
 	errs = append(errs, err)
 	maps.Copy(all, fromFile)
 	maps.Copy(all, src.env())
@@ -131,7 +160,13 @@ func Load(src Source) (*Config, error) {
 			}
 		}
 	}
-	errs = append(errs, c.check())
+	c.File = file.path()
+	if c.File == "" {
+		if v, ok := src.Getenv("SEMCACHED_CONFIG"); ok {
+			c.File = v
+		}
+	}
+	errs = append(errs, sections.into(c, src), c.check())
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -146,6 +181,13 @@ func defaults() map[string]given {
 		}
 	}
 	return all
+}
+
+func (g given) path() string {
+	if g.values == nil {
+		return ""
+	}
+	return g.values[0]
 }
 
 // flags reads the command line; file is the value of --config.
@@ -234,27 +276,28 @@ func (src Source) fallbacks(all map[string]given) {
 }
 
 // file reads the YAML file, if one is named by --config or SEMCACHED_CONFIG.
-func (src Source) file(named given) (map[string]given, error) {
+func (src Source) file(named given) (map[string]given, *sections, error) {
 	if v, ok := src.Getenv("SEMCACHED_CONFIG"); ok && named.values == nil && v != "" {
 		named = given{[]string{v}, "environment SEMCACHED_CONFIG"}
 	}
 	if named.values == nil {
-		return nil, nil
+		return nil, new(sections), nil
 	}
 	name := named.values[0]
 	raw, err := src.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("config (from %s): %w", named.source, err)
+		return nil, new(sections), fmt.Errorf("config (from %s): %w", named.source, err)
 	}
-	set, err := parseFile(raw, "file "+name, src.Getenv)
+	set, sections, err := parseFile(raw, "file "+name, src.Getenv)
 	if err != nil {
-		return set, fmt.Errorf("file %s: %w", name, err)
+		return set, sections, fmt.Errorf("file %s: %w", name, err)
 	}
-	return set, nil
+	return set, sections, nil
 }
 
 // document is the shape of the file.
 type document struct {
+	sections  sections
 	scalars   map[string]any
 	Upstreams []struct {
 		URL string `yaml:"url"`
@@ -267,18 +310,22 @@ type document struct {
 
 // parseFile reads the settings of a file. Unknown names and values of the wrong
 // shape are mistakes.
-func parseFile(raw []byte, source string, getenv func(string) (string, bool)) (map[string]given, error) {
+func parseFile(raw []byte, source string, getenv func(string) (string, bool)) (map[string]given, *sections, error) {
 	var top map[string]any
 	if err := yaml.Unmarshal(raw, &top); err != nil {
-		return nil, errors.New(strings.TrimSpace(yaml.FormatError(err, false, true)))
+		return nil, new(sections), errors.New(strings.TrimSpace(yaml.FormatError(err, false, true)))
 	}
 	doc := document{scalars: make(map[string]any)}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(top)) {
 		switch plain := strings.ReplaceAll(name, "_", "-"); plain {
-		case "upstreams", "openai":
+		case "upstreams", "openai", "fallback", "tenants", "filter", "alerts":
+			var into any = &doc
+			if plain != "upstreams" && plain != "openai" {
+				into = &doc.sections
+			}
 			part, _ := yaml.Marshal(map[string]any{name: top[name]})
-			if err := yaml.NewDecoder(bytes.NewReader(part), yaml.Strict()).Decode(&doc); err != nil {
+			if err := yaml.NewDecoder(bytes.NewReader(part), yaml.Strict()).Decode(into); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %s", name, strings.TrimSpace(yaml.FormatError(err, false, false))))
 			}
 		default:
@@ -295,7 +342,7 @@ func parseFile(raw []byte, source string, getenv func(string) (string, bool)) (m
 		set[name] = given{values, source}
 	}
 	doc.nested(set, source, getenv, &errs)
-	return set, errors.Join(errs...)
+	return set, &doc.sections, errors.Join(errs...)
 }
 
 // nested takes the settings that have a shape of their own.
@@ -368,6 +415,27 @@ func (c *Config) Effective(w io.Writer) {
 	}
 	line("log-format", c.LogFormat)
 	line("log-level", c.LogLevel)
+	if c.TLSCert != "" {
+		line("tls-cert", strconv.Quote(c.TLSCert))
+		line("tls-key", strconv.Quote(c.TLSKey))
+	}
+	if len(c.Routes) > 0 {
+		quoted := make([]string, len(c.Routes))
+		for i, r := range c.Routes {
+			quoted[i] = strconv.Quote(r)
+		}
+		line("route", fmt.Sprintf("[%s]", strings.Join(quoted, ", ")))
+	}
+	line("stale-if-error", c.StaleIfError.String())
+	line("first-byte-timeout", c.FirstByteTimeout.String())
+	line("probe-interval", c.ProbeInterval.String())
+	line("breaker-failures", strconv.Itoa(c.BreakerFailures))
+	line("breaker-delay", c.BreakerDelay.String())
+	if c.TraceFile != "" {
+		line("trace-file", strconv.Quote(c.TraceFile))
+	}
+	line("trace-prompts", strconv.FormatBool(c.TracePrompts))
+	c.effectiveSections(w)
 	fmt.Fprintf(w, "openai:\n  url: %-35s # %s\n", c.OpenAIURL, c.sources["openai.url"])
 	if c.OpenAIKey != "" {
 		fmt.Fprintf(w, "  # the key is %s, from %s\n", c.OpenAIKey, c.sources["openai.api-key"])

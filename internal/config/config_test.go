@@ -58,7 +58,8 @@ func TestFullFileAndItsEffectiveForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := load(map[string]string{"OPENAI_API_KEY": "sk-very-secret"}, string(raw), "--config", "full.yaml")
+	env := map[string]string{"OPENAI_API_KEY": "sk-very-secret", "CLOUD_API_KEY": "sk-very-cloud", "ALERT_URL": "https://hooks.example/sk-very", "MAIL_PASSWORD": "sk-very-mail"}
+	c, err := load(env, string(raw), "--config", "full.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,10 +68,22 @@ func TestFullFileAndItsEffectiveForm(t *testing.T) {
 	}
 	var b strings.Builder
 	c.Effective(&b)
-	if text := b.String() + fmt.Sprintf("%v %+v %#v", c, c, c.OpenAIKey); strings.Contains(text, "sk-very") {
+	if text := b.String() + fmt.Sprintf("%v %+v %#v %+v %+v %+v", c, c, c.OpenAIKey, *c.Fallback, *c.Alerts.Webhook, *c.Alerts.SMTP); strings.Contains(text, "sk-very") {
 		t.Errorf("the secret is shown: %s", text)
 	}
+	if c.Fallback.Key != "sk-very-cloud" || c.Fallback.Models["*"] != "large-cloud" || c.Fallback.MaxTokens != "max_tokens" || c.Fallback.URL.Host != "cloud.example" ||
+		len(c.Tenants) != 2 || c.Tenants[0].Rate != 30 || !c.Tenants[1].NoFallback || len(c.Rules) != 2 || c.Rules[0].Replacement != "[card]" ||
+		c.Alerts.HoldDown != 10*time.Second || c.Alerts.Webhook.Format != "slack" || c.Alerts.SMTP.Password != "sk-very-mail" ||
+		len(c.Routes) != 3 || c.StaleIfError != 24*time.Hour || c.BreakerFailures != 4 || c.File != "full.yaml" {
+		t.Errorf("%+v", c)
+	}
 	again, err := load(nil, b.String(), "--config", "effective.yaml")
+	if err == nil {
+		if fmt.Sprint(again.Tenants, again.Rules, again.Fallback.Models, again.Routes, again.Alerts.HoldDown, again.TraceFile) !=
+			fmt.Sprint(c.Tenants, c.Rules, c.Fallback.Models, c.Routes, c.Alerts.HoldDown, c.TraceFile) {
+			t.Errorf("the effective sections differ:\n%s", b.String())
+		}
+	}
 	if err != nil || again.TTL != c.TTL || fmt.Sprint(again.Upstreams) != fmt.Sprint(c.Upstreams) || again.MaxBytes != c.MaxBytes || again.Data != c.Data {
 		t.Errorf("the effective configuration does not load: %v\n%s", err, b.String())
 	}
@@ -88,6 +101,44 @@ func TestEveryMistakeIsReportedAtOnce(t *testing.T) {
 		"upstream (from flag --upstream)", "embedder (from flag --embedder)", "log-format (from flag --log-format)"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in\n%v", want, err)
+		}
+	}
+}
+
+func TestMistakesInSections(t *testing.T) {
+	file := `
+route: [api]
+trace-prompts: perhaps
+breaker-failures: 11
+tls-cert: a.pem
+fallback: {url: "ftp://x", api_key_env: NO_SUCH, models: {"": x}, max_tokens_field: tokens}
+tenants: [{name: a, key_sha256: short}, {name: "b c", key_sha256: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8", roles: [root]}]
+filter: {rules: [{name: r, match: "a+", action: redact}, {name: s, words: [x], action: burn}]}
+alerts: {hold_down: soon, webhook: {url: nowhere, format: xml}, smtp: {addr: mail, from: x, to: []}}
+`
+	_, err := load(nil, file, "--config", "c.yaml")
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{"route (from", "trace-prompts (from", "breaker-failures (from", "one without the other", "fallback.url:", "NO_SUCH", "fallback.models: an empty name",
+		"fallback.max_tokens_field", "tenants: tenant 1", "tenants: tenant 2", "root", "filter: rule r: a match could be longer", "burn", "alerts.hold_down", "alerts.webhook.url",
+		"alerts.webhook.format", "alerts.smtp.addr", "alerts.smtp.to", "mail address"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in\n%v", want, err)
+		}
+	}
+	for _, unknown := range []string{"fallback: {uri: x}", "tenants: [{names: x}]", "filter: {rule: []}", "alerts: {sms: x}", "tenants: {name: x}"} {
+		if _, err := load(nil, unknown, "--config", "c.yaml"); err == nil {
+			t.Errorf("%s was accepted", unknown)
+		}
+	}
+}
+
+func TestTraceFileOn(t *testing.T) {
+	for in, want := range map[string]string{"on": "d/llm_traces.jsonl", "off": "", "x.jsonl": "x.jsonl"} {
+		c, err := load(nil, "", "--data", "d", "--trace-file", in)
+		if err != nil || c.TraceFile != want {
+			t.Errorf("%s: %v %v", in, c, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,6 +128,35 @@ func httpURL(v string) (*url.URL, error) {
 	return u, nil
 }
 
+// parseRoute checks a method, or none, and a path that may end in *.
+func parseRoute(c *Config, v string) error {
+	method, path, ok := strings.Cut(v, " ")
+	if !ok {
+		method, path = "", v
+	}
+	if method != strings.ToUpper(method) || !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " ?#") || strings.Contains(strings.TrimSuffix(path, "*"), "*") {
+		return fmt.Errorf("%q is not a route such as \"POST /api/chat\" or \"/v1/*\"", v)
+	}
+	c.Routes = append(c.Routes, v)
+	return nil
+}
+
+func parseBreakerFailures(c *Config, v string) error {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > 10 {
+		return fmt.Errorf("%q is not a number from 1 to 10", v)
+	}
+	c.BreakerFailures = n
+	return nil
+}
+
+func parseTracePrompts(c *Config, v string) (err error) {
+	if c.TracePrompts, err = strconv.ParseBool(v); err != nil {
+		return fmt.Errorf("%q is not true or false", v)
+	}
+	return nil
+}
+
 // address checks host:port; a missing host listens everywhere.
 func address(v string) (string, error) {
 	_, port, err := net.SplitHostPort(v)
@@ -182,6 +212,15 @@ func OllamaHost(v string) string {
 // check finds settings that do not go together.
 func (c *Config) check() error {
 	var errs []error
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		errs = append(errs, errors.New("tls-cert and tls-key: one without the other"))
+	}
+	if c.TraceFile == "on" || c.TraceFile == "true" {
+		c.TraceFile = filepath.Join(c.Data, "llm_traces.jsonl")
+	}
+	if c.TraceFile == "off" || c.TraceFile == "false" {
+		c.TraceFile = ""
+	}
 	if c.Listen != "" && samePlace(c.Listen, c.Admin) {
 		errs = append(errs, fmt.Errorf("admin: %s is the address of listen as well", c.Admin))
 	}
