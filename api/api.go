@@ -17,6 +17,7 @@ import (
 
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/internal/proxy"
+	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/wire"
 )
 
@@ -25,6 +26,7 @@ type Proxy interface {
 	Inference(op wire.Op) http.Handler
 	ChatCompletions() http.Handler
 	Passthrough() http.Handler
+	Screen(op wire.Op, a *wire.Answer) error
 }
 
 // Engine is what the cache API asks of *cache.Engine.
@@ -38,6 +40,7 @@ type Engine interface {
 	Delete(ctx context.Context, tenant string, id uint64) error
 	CheckVector(tenant, namespace string, v []float32) error
 	Stats() cache.Stats
+	Usage(tenant string) (entries int, bytes int64)
 }
 
 // Options configure the edge.
@@ -52,6 +55,17 @@ type Options struct {
 	Loopback bool
 	// Origins of browsers that are allowed beside Ollama's defaults.
 	Origins []string
+	// Tenants are those who may ask, by key. Without any, everybody is one
+	// tenant.
+	Tenants *tenant.Set
+	// Routes are the ones that may be used, as "POST /api/chat" or "/v1/*".
+	// Default: all.
+	Routes []string
+	// TLS says that clients come by TLS.
+	TLS bool
+	// Refused reports a request that was turned away: "unauthorized",
+	// "forbidden", "rate", "concurrency", "route". May be nil.
+	Refused func(reason string)
 	Now     func() time.Time // default: time.Now
 	Log     *slog.Logger     // default: discards
 }
@@ -69,6 +83,9 @@ func New(o Options) (http.Handler, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Refused == nil {
+		o.Refused = func(string) {}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
@@ -79,7 +96,7 @@ func New(o Options) (http.Handler, error) {
 	if err := r.SetTrustedProxies(nil); err != nil {
 		return nil, err
 	}
-	r.Use(recovery(o.Log), requestID, guards(o))
+	r.Use(recovery(o.Log), headers(o.TLS), guards(o), access(o))
 	r.POST("/api/chat", gin.WrapH(o.Proxy.Inference(wire.OpChat)))
 	r.POST("/api/generate", gin.WrapH(o.Proxy.Inference(wire.OpGenerate)))
 	r.POST("/v1/chat/completions", gin.WrapH(o.Proxy.ChatCompletions()))
@@ -121,10 +138,30 @@ func recovery(log *slog.Logger) gin.HandlerFunc {
 	}
 }
 
-func requestID(g *gin.Context) {
-	g.Header("X-Request-Id", proxy.RequestID(g.Request))
-	g.Header("X-Content-Type-Options", "nosniff")
+// headers gives every answer its request's ID and tells browsers to do nothing with
+// it but read it.
+func headers(tls bool) gin.HandlerFunc {
+	return func(g *gin.Context) {
+		h := g.Writer.Header()
+		h.Set("X-Request-Id", proxy.RequestID(g.Request))
+		h["X-Content-Type-Options"] = nosniff
+		h["X-Frame-Options"] = deny
+		h["Content-Security-Policy"] = noContent
+		h["Referrer-Policy"] = noReferrer
+		if tls {
+			h["Strict-Transport-Security"] = twoYears
+		}
+	}
 }
+
+// Header values that are shared, and so not to be changed.
+var (
+	nosniff    = []string{"nosniff"}
+	deny       = []string{"DENY"}
+	noContent  = []string{"default-src 'none'; frame-ancestors 'none'"}
+	noReferrer = []string{"no-referrer"}
+	twoYears   = []string{"max-age=63072000"}
+)
 
 // fail answers with an error in the protocol of the route.
 func fail(g *gin.Context, status int, detail string) {

@@ -228,11 +228,15 @@ func (c cacheAPI) lookup(g *gin.Context) {
 		return
 	}
 	now := c.o.Now()
-	answer, err := render(q.request.Op, q.request.Model, res.Answer, now, now.Sub(start))
+	a, err := wire.DecodeAnswer(res.Answer)
 	if err != nil {
 		g.JSON(http.StatusOK, gin.H{"hit": false, "reason": cache.ReasonCorrupt})
 		return
 	}
+	if !c.screened(g, q.request.Op, a) {
+		return
+	}
+	answer := render(q.request.Op, q.request.Model, a, now, now.Sub(start))
 	g.JSON(http.StatusOK, gin.H{
 		"hit": true, "kind": res.Kind.String(), "similarity": res.Similarity, "id": proxy.FormatID(res.Entry.ID), "answer": answer,
 		"age_seconds": seconds(now.Sub(res.Entry.Created)), "ttl_seconds": seconds(res.Entry.Expires.Sub(now)),
@@ -242,15 +246,11 @@ func (c cacheAPI) lookup(g *gin.Context) {
 func seconds(d time.Duration) int64 { return int64(d / time.Second) }
 
 // render writes a stored answer as Ollama's final object.
-func render(op wire.Op, model string, encoded []byte, now time.Time, elapsed time.Duration) (json.RawMessage, error) {
-	a, err := wire.DecodeAnswer(encoded)
-	if err != nil {
-		return nil, err
-	}
+func render(op wire.Op, model string, a *wire.Answer, now time.Time, elapsed time.Duration) json.RawMessage {
 	if model == unnamed && a.Model != "" {
 		model = a.Model
 	}
-	return wire.Replay{Op: op, Model: model, Now: now, Elapsed: elapsed}.AppendObject(nil, a), nil
+	return wire.Replay{Op: op, Model: model, Now: now, Elapsed: elapsed}.AppendObject(nil, a)
 }
 
 func (c cacheAPI) store(g *gin.Context) {
@@ -404,22 +404,22 @@ func (c cacheAPI) entry(g *gin.Context) {
 		return
 	}
 	e, encoded, err := c.o.Engine.Entry(tenant.From(g.Request.Context()).Name, id)
-	var answer json.RawMessage
+	var a *wire.Answer
 	if err == nil {
-		answer, err = render(wire.Op(e.Op), e.Model, encoded, e.Created, 0)
+		a, err = wire.DecodeAnswer(encoded)
 	}
 	switch {
 	case errors.Is(err, cache.ErrNotFound):
 		fail(g, http.StatusNotFound, "there is no such entry")
 	case err != nil:
 		fail(g, http.StatusInternalServerError, "the entry cannot be read: "+err.Error())
-	default:
+	case c.screened(g, wire.Op(e.Op), a):
 		now := c.o.Now()
 		g.JSON(http.StatusOK, gin.H{
 			"id": proxy.FormatID(e.ID), "namespace": e.Namespace, "operation": e.Op, "model": e.Model, "digest": e.Digest,
 			"provider": e.Provider, "tags": append([]string{}, e.Tags...), "prompt": e.Prompt, "semantic": e.Semantic, "bytes": e.Bytes,
 			"hits": e.Hits, "created": e.Created.UTC().Format(time.RFC3339), "expires": e.Expires.UTC().Format(time.RFC3339),
-			"age_seconds": seconds(now.Sub(e.Created)), "ttl_seconds": seconds(e.Expires.Sub(now)), "answer": answer,
+			"age_seconds": seconds(now.Sub(e.Created)), "ttl_seconds": seconds(e.Expires.Sub(now)), "answer": render(wire.Op(e.Op), e.Model, a, e.Created, 0),
 		})
 	}
 }
@@ -439,7 +439,14 @@ func (c cacheAPI) delete(g *gin.Context) {
 	}
 }
 
+// stats shows the figures of the whole cache, or with tenants only the asker's own.
 func (c cacheAPI) stats(g *gin.Context) {
+	if c.o.Tenants.Len() > 0 {
+		name := tenant.From(g.Request.Context()).Name
+		entries, bytes := c.o.Engine.Usage(name)
+		g.JSON(http.StatusOK, gin.H{"tenant": name, "entries": entries, "bytes": bytes})
+		return
+	}
 	s := c.o.Engine.Stats()
 	tiers := gin.H{}
 	for name, t := range s.Tiers {
@@ -447,7 +454,7 @@ func (c cacheAPI) stats(g *gin.Context) {
 	}
 	g.JSON(http.StatusOK, gin.H{
 		"loading": s.Loading, "entries": s.Entries, "bytes": s.Bytes, "max_bytes": s.MaxBytes, "partitions": s.Partitions,
-		"hits":   gin.H{"exact": s.HitsExact, "semantic": s.HitsSemantic},
+		"hits":   gin.H{"exact": s.HitsExact, "semantic": s.HitsSemantic, "stale": s.HitsStale},
 		"misses": gin.H{"total": s.Misses, "by_reason": s.MissReasons},
 		"stored": s.Stored, "store_failures": s.StoreFailures, "evictions": s.Evictions, "index": tiers,
 	})

@@ -39,6 +39,20 @@ func (e *Engine) miss(res Result) Result {
 	return res
 }
 
+// Usage returns the number and bytes of one tenant's entries. Its cost grows with the
+// number of all entries.
+func (e *Engine) Usage(tenant string) (entries int, bytes int64) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, en := range e.all {
+		if en.tenant == tenant {
+			entries++
+			bytes += en.size
+		}
+	}
+	return entries, bytes
+}
+
 // Stats returns the current figures. Its cost grows with the number of
 // partitions; it is meant for scrapes, not for requests.
 func (e *Engine) Stats() Stats {

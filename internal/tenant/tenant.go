@@ -171,23 +171,26 @@ func (s *Set) Find(r *http.Request) *Tenant {
 	return s.byKey[sha256.Sum256([]byte(key))]
 }
 
-// Admit takes a place for one request. If there is none now, retry is when to ask
-// again; else release gives the place back and is called once.
-func (t *Tenant) Admit(now time.Time) (release func(), retry time.Duration) {
+// Admit takes a place for one request; release gives it back and is called once. If
+// there is none now, release is nil, retry is when to ask again, and limit names
+// what is used up: "rate" or "concurrency".
+func (t *Tenant) Admit(now time.Time) (release func(), retry time.Duration, limit string) {
 	if n := t.busy.Add(1); t.most > 0 && n > t.most {
 		t.busy.Add(-1)
-		return nil, time.Second
+		return nil, time.Second, "concurrency"
 	}
 	if t.limiter != nil {
 		r := t.limiter.ReserveN(now, 1)
 		if wait := r.DelayFrom(now); wait > 0 {
 			r.CancelAt(now)
 			t.busy.Add(-1)
-			return nil, wait
+			return nil, wait, "rate"
 		}
 	}
-	return func() { t.busy.Add(-1) }, 0
+	return t.leave, 0, ""
 }
+
+func (t *Tenant) leave() { t.busy.Add(-1) }
 
 type contextKey struct{}
 

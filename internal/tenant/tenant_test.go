@@ -77,22 +77,22 @@ func TestRateIsKept(t *testing.T) {
 	a := s.Find(with("X-Api-Key", "k"))
 	now := time.Unix(1_700_000_000, 0)
 	for range 3 {
-		release, retry := a.Admit(now)
+		release, retry, _ := a.Admit(now)
 		if retry != 0 {
 			t.Fatalf("refused within the burst: %v", retry)
 		}
 		release()
 	}
-	if _, retry := a.Admit(now); retry <= 0 || retry > 100*time.Millisecond {
+	if _, retry, limit := a.Admit(now); retry <= 0 || retry > 100*time.Millisecond || limit != "rate" {
 		t.Errorf("retry after %v", retry)
 	}
 	now = now.Add(100 * time.Millisecond)
-	if _, retry := a.Admit(now); retry != 0 {
+	if _, retry, _ := a.Admit(now); retry != 0 {
 		t.Errorf("a refused request was charged: %v", retry)
 	}
 	// A new configuration does not hand out a new burst.
 	again := set(t, s, Spec{Name: "a", KeySHA256: hash("k"), Rate: 10, Burst: 3}).Find(with("X-Api-Key", "k"))
-	if _, retry := again.Admit(now); retry == 0 {
+	if _, retry, _ := again.Admit(now); retry == 0 {
 		t.Error("a reload filled the bucket")
 	}
 }
@@ -105,7 +105,7 @@ func TestConcurrencyHoldsUnderLoad(t *testing.T) {
 	for range 50 {
 		wg.Go(func() {
 			for range 200 {
-				release, retry := a.Admit(time.Now())
+				release, retry, _ := a.Admit(time.Now())
 				if retry > 0 {
 					continue
 				}
