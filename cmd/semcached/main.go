@@ -14,7 +14,9 @@ func main() {
 		<-ctx.Done()
 		stop() // a second signal ends the process at once
 	}()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
 	os.Exit(run(ctx, environment{
-		args: os.Args[1:], getenv: os.LookupEnv, readFile: os.ReadFile, stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args[1:], getenv: os.LookupEnv, readFile: os.ReadFile, reload: reload, stdout: os.Stdout, stderr: os.Stderr,
 	}))
 }

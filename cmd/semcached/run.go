@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
 	"github.com/semcached/semcached/internal/config"
 )
@@ -15,6 +16,7 @@ type environment struct {
 	args           []string
 	getenv         func(string) (string, bool)
 	readFile       func(string) ([]byte, error)
+	reload         <-chan os.Signal // asks to read the configuration again; may be nil
 	stdout, stderr io.Writer
 }
 
@@ -30,6 +32,8 @@ const usage = `semcached is a semantic cache in front of Ollama.
   semcached serve [flags]        serve; -h lists the flags
   semcached demo                 show misses and hits, without Ollama
   semcached config [flags]       print the effective configuration, or every mistake in it
+  semcached key                  make an API key and its hash
+  semcached alert [flags]        send a test alert to everybody the configuration names
   semcached healthcheck [flags]  ask the admin address of a running server; exit 0 if it is well
   semcached version              print version and build
   semcached help                 print this
@@ -50,6 +54,10 @@ func run(ctx context.Context, env environment) int {
 		return demo(ctx, env)
 	case "config":
 		return showConfig(env)
+	case "key":
+		return newKey(env)
+	case "alert":
+		return testAlert(ctx, env)
 	case "healthcheck":
 		return healthcheck(ctx, env)
 	case "version", "--version", "-v":
@@ -75,10 +83,11 @@ func load(env environment) (c *config.Config, code int, ok bool) {
 	return c, exitOK, true
 }
 
+var levels = map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+
 // logger returns the structured log that the configuration asks for.
-func logger(c *config.Config, w io.Writer) *slog.Logger {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	o := &slog.HandlerOptions{Level: levels[c.LogLevel]}
+func logger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,9 +20,12 @@ import (
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/index/coder"
+	"github.com/semcached/semcached/internal/alert"
+	"github.com/semcached/semcached/internal/calllog"
 	"github.com/semcached/semcached/internal/config"
 	"github.com/semcached/semcached/internal/embedder"
 	"github.com/semcached/semcached/internal/proxy"
+	"github.com/semcached/semcached/internal/span"
 	"github.com/semcached/semcached/internal/telemetry"
 	"github.com/semcached/semcached/internal/upstream"
 	"github.com/semcached/semcached/store"
@@ -29,8 +34,6 @@ import (
 )
 
 const (
-	// drainTime bounds how long streams may go on after SIGTERM.
-	drainTime = 30 * time.Second
 	// probeTime bounds what the start waits for the upstream.
 	probeTime = 2 * time.Second
 	// memoBytes bounds the remembered embeddings.
@@ -43,11 +46,14 @@ func serve(ctx context.Context, env environment) int {
 	if !ok {
 		return code
 	}
-	s, err := newServer(c, logger(c, env.stderr))
+	level := new(slog.LevelVar)
+	level.Set(levels[c.LogLevel])
+	s, err := newServer(c, logger(c, level, env.stderr))
 	if err != nil {
 		fmt.Fprintln(env.stderr, "semcached:", err)
 		return exitFailed
 	}
+	s.env, s.level = env, level
 	if err := s.run(ctx, env.stdout); err != nil {
 		fmt.Fprintln(env.stderr, "semcached:", err)
 		return exitFailed
@@ -66,8 +72,18 @@ type server struct {
 	embed    namedEmbedder
 	engine   *cache.Engine
 	metrics  *telemetry.Telemetry
+	alerts   *alert.Notifier
+	calls    *calllog.Log // nil: none
+	tracer   span.Tracer  // nil: none
+	stopper  func(context.Context) error
 	draining atomic.Bool
 	services sync.WaitGroup
+
+	// The rest changes when the configuration is read again.
+	env    environment
+	level  *slog.LevelVar // nil: fixed
+	policy atomic.Pointer[policy]
+	via    string // our name in Via headers
 }
 
 // namedEmbedder is an embedder and what to tell people of it.
@@ -81,7 +97,7 @@ type namedEmbedder struct {
 // newServer opens the listeners first, so that a port in use is told at once, and
 // then the data file.
 func newServer(c *config.Config, log *slog.Logger) (_ *server, err error) {
-	s := &server{c: c, log: log}
+	s := &server{c: c, log: log, via: proxy.NewPseudonym()}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -130,18 +146,43 @@ func (s *server) wire() (err error) {
 		Version: version, Revision: revision(), Backends: hosts,
 		Cache: func() cache.Stats { return s.engine.Stats() }, Store: s.storeStats,
 	})
-	s.pool, err = upstream.New(upstream.Options{URLs: s.c.Upstreams, Hooks: s.metrics.UpstreamHooks(), Log: s.log})
+	s.alerts = alert.New(alert.Options{Instance: instance(), Sent: s.metrics.Alerted, Log: s.log})
+	s.pool, err = upstream.New(upstream.Options{
+		URLs: s.c.Upstreams, HeaderTimeout: s.c.FirstByteTimeout, BreakerFailures: s.c.BreakerFailures,
+		BreakerDelay: s.c.BreakerDelay, ProbeEvery: s.c.ProbeInterval, Hooks: s.upstreamHooks(), Log: s.log,
+	})
 	if err != nil {
 		return err
+	}
+	if s.c.Tracing {
+		if s.tracer, s.stopper, err = telemetry.NewTracer(context.Background(), version, s.log); err != nil {
+			return err
+		}
+	}
+	if s.c.TraceFile != "" {
+		if s.calls, err = calllog.New(calllog.Options{Path: s.c.TraceFile, Dropped: s.metrics.Dropped, Log: s.log}); err != nil {
+			return err
+		}
 	}
 	if s.embed, err = newEmbedder(s.c); err != nil {
 		return err
 	}
 	s.engine, err = cache.New(cache.Options{
-		Store: s.store, NewIndex: newIndex(s.c.Index), Embedder: embedder.NewMemo(s.embed, memoBytes), Threshold: s.c.Threshold,
-		TTL: s.c.TTL, MaxBytes: s.c.MaxBytes, EmbedTimeout: s.c.EmbedTimeout, Hooks: s.metrics.CacheHooks(), Log: s.log,
+		Store: s.store, NewIndex: newIndex(s.c.Index), Embedder: s.traced(embedder.NewMemo(s.embed, memoBytes)), Threshold: s.c.Threshold,
+		TTL: s.c.TTL, KeepStale: s.c.StaleIfError, MaxBytes: s.c.MaxBytes, EmbedTimeout: s.c.EmbedTimeout, Hooks: s.metrics.CacheHooks(), Log: s.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.apply(s.c)
+}
+
+func instance() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return name
 }
 
 func (s *server) storeStats() telemetry.StoreStats {
@@ -185,10 +226,9 @@ func newEmbedder(c *config.Config) (namedEmbedder, error) {
 // run serves until ctx ends, then drains.
 func (s *server) run(ctx context.Context, banner io.Writer) error {
 	defer s.close()
-	front, back, err := s.handlers()
-	if err != nil {
-		return err
-	}
+	base, cutOff := context.WithCancelCause(context.Background())
+	defer cutOff(nil)
+	front, back := s.servers(base)
 	// The store outlives the requests, whose answers it still has to write.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	storeDone := make(chan error, 1)
@@ -197,10 +237,19 @@ func (s *server) run(ctx context.Context, banner io.Writer) error {
 
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() { stopWork(); s.services.Wait() }()
-	s.background(work, s.engine.Run, s.pool.Run, s.embed.run)
+	s.background(work, s.engine.Run, s.pool.Run, s.embed.run, s.alerts.Run, s.watch)
+	if s.calls != nil {
+		s.background(work, s.calls.Run)
+	}
 
 	failed := make(chan error, 2)
-	go func() { failed <- front.Serve(s.front) }()
+	go func() {
+		if front.TLSConfig != nil {
+			failed <- front.ServeTLS(s.front, "", "")
+			return
+		}
+		failed <- front.Serve(s.front)
+	}()
 	go func() { failed <- back.Serve(s.back) }()
 	s.services.Go(func() { s.start(work, banner) })
 	select {
@@ -208,7 +257,8 @@ func (s *server) run(ctx context.Context, banner io.Writer) error {
 	case err := <-failed:
 		return err
 	}
-	return s.drain(front, back)
+	s.drain(front, back, cutOff)
+	return nil
 }
 
 func (s *server) background(ctx context.Context, services ...func(context.Context) error) {
@@ -219,27 +269,22 @@ func (s *server) background(ctx context.Context, services ...func(context.Contex
 	}
 }
 
-// handlers makes the two HTTP servers. Neither bounds how long an answer may take:
-// streams last. Slow clients are bounded chunk by chunk in package proxy.
-func (s *server) handlers() (front, back *http.Server, err error) {
-	p, err := proxy.New(proxy.Options{
-		Engine: s.engine, Upstream: s.pool, MaxBody: s.c.MaxBody, Sync: s.c.Durability == "sync", Log: s.log,
-		Hooks: proxy.Hooks{Done: s.done, Inflight: s.metrics.Inflight, Collapsed: s.metrics.Collapsed},
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	h, err := api.New(api.Options{
-		Proxy: p, Engine: s.engine, MaxBody: s.c.MaxBody, Loopback: config.Loopback(s.front.Addr().String()), Origins: s.c.Origins, Log: s.log,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
+// servers makes the two HTTP servers. Neither bounds how long an answer may take:
+// streams last. Slow clients are bounded chunk by chunk in package proxy. The
+// clients' requests end with base.
+func (s *server) servers(base context.Context) (front, back *http.Server) {
 	operators := admin.New(admin.Options{Ready: s.ready, Metrics: s.metrics.Handler(), Version: version})
 	if config.Loopback(s.back.Addr().String()) {
 		operators = api.GuardHost(operators)
 	}
-	return httpServer(h, s.log), httpServer(operators, s.log), nil
+	front = httpServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.policy.Load().handler.ServeHTTP(w, r) }), s.log)
+	front.BaseContext = func(net.Listener) context.Context { return base }
+	if s.c.TLSCert != "" {
+		front.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.policy.Load().cert, nil
+		}}
+	}
+	return front, httpServer(operators, s.log)
 }
 
 func httpServer(h http.Handler, log *slog.Logger) *http.Server {
@@ -249,21 +294,11 @@ func httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// done counts and logs a request.
-func (s *server) done(e proxy.Event) {
-	reason := ""
-	if e.Outcome == "bypass" {
-		reason = e.Reason
-	}
-	s.metrics.Request(e.Route, e.Outcome, e.Source, reason, e.Stream, e.Duration, e.FirstByte)
-	if e.Source == "cache" {
-		s.metrics.Saved(e.InputTokens, e.OutputTokens, e.ModelTime)
-	}
-	s.log.Debug("request", "route", e.Route, "outcome", e.Outcome, "reason", e.Reason, "status", e.Status, "ms", float64(e.Duration.Microseconds())/1000)
-}
-
 func (s *server) ready() (bool, map[string]string) {
-	detail := map[string]string{"cache": "ready", "server": "serving"}
+	detail := map[string]string{"cache": "ready", "server": "serving", "upstreams": "answering"}
+	if s.pool.Open() {
+		detail["upstreams"] = "down" // stored answers and the fallback still serve
+	}
 	if !s.engine.Ready() {
 		detail["cache"] = "loading"
 	}
@@ -278,8 +313,13 @@ func (s *server) ready() (bool, map[string]string) {
 func (s *server) start(ctx context.Context, w io.Writer) {
 	probe, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	fmt.Fprintf(w, "semcached %s\n  clients   http://%s   (OLLAMA_HOST=%s)\n  admin     http://%s\n",
-		version, s.front.Addr(), s.front.Addr(), s.back.Addr())
+	address, value := "http://"+s.front.Addr().String(), s.front.Addr().String()
+	if s.c.TLSCert != "" {
+		address = "https://" + value
+		value = address
+	}
+	fmt.Fprintf(w, "semcached %s\n  clients   %s   (OLLAMA_HOST=%s)\n  admin     http://%s\n", version, address, value, s.back.Addr())
+	s.tell(w)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.pool.Refresh(probe); err != nil {
@@ -322,19 +362,40 @@ func (s *server) start(ctx context.Context, w io.Writer) {
 	}
 }
 
-// drain lets requests under way end, within drainTime.
-func (s *server) drain(front, back *http.Server) error {
+// lastWords is the part of the drain time that is left for streams to say that they
+// end.
+const lastWords = time.Second
+
+// drain lets requests under way end within the drain time. What takes longer ends
+// with an error that says why.
+func (s *server) drain(front, back *http.Server, cutOff context.CancelCauseFunc) {
 	s.draining.Store(true)
 	s.log.Info("draining")
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	if err := front.Shutdown(ctx); err != nil {
-		s.log.Warn("streams were cut off", "after", drainTime)
-		front.Close()
+	done := make(chan struct{})
+	go func() {
+		front.Shutdown(context.Background())
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(s.c.DrainTime):
+		s.log.Warn("answers under way are cut off", "after", s.c.DrainTime)
+		cutOff(proxy.ErrShutdown)
+		select {
+		case <-done:
+		case <-time.After(lastWords):
+			front.Close()
+		}
 	}
 	back.Close()
+	if s.stopper != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+		defer cancel()
+		if err := s.stopper(ctx); err != nil {
+			s.log.Warn("traces were lost", "error", err)
+		}
+	}
 	s.log.Info("stopped")
-	return nil
 }
 
 // close releases what newServer has opened.
@@ -346,6 +407,9 @@ func (s *server) close() {
 	}
 	if s.pool != nil {
 		s.pool.Close()
+	}
+	if p := s.policy.Load(); p != nil && p.fallback != nil {
+		p.fallback.Pool.Close()
 	}
 	if s.store != nil {
 		if err := s.store.Close(); err != nil {

@@ -55,6 +55,8 @@ type Config struct {
 	TraceFile        string // of the call log; "" writes none
 	TracePrompts     bool
 	File             string // the YAML file; "" if there is none
+	DrainTime        time.Duration
+	Tracing          bool // the standard OTEL_* variables ask for traces
 
 	Fallback *Fallback // nil: none
 	Tenants  []tenant.Spec
@@ -113,6 +115,7 @@ var settings = []setting{
 	{name: "breaker-delay", value: "10s", usage: "for how long", parse: duration(func(c *Config) *time.Duration { return &c.BreakerDelay }, 50*time.Millisecond, time.Hour)},
 	{name: "trace-file", usage: "file for the log of calls, a JSON object for each; \"on\" is llm_traces.jsonl in the data folder", parse: text(func(c *Config) *string { return &c.TraceFile })},
 	{name: "trace-prompts", value: "false", usage: "write the questions' text into the log of calls", parse: parseTracePrompts},
+	{name: "drain-time", value: "30s", usage: "how long answers under way may go on after SIGTERM", parse: duration(func(c *Config) *time.Duration { return &c.DrainTime }, 0, time.Hour)},
 	{name: "openai.url", value: "https://api.openai.com/v1", usage: "base URL for openai:MODEL", noFlag: true, parse: parseOpenAIURL},
 	{name: "openai.api-key", usage: "key for openai:MODEL", noFlag: true, parse: func(c *Config, v string) error { c.OpenAIKey = Secret(v); return nil }},
 }
@@ -166,7 +169,7 @@ func Load(src Source) (*Config, error) {
 			c.File = v
 		}
 	}
-	errs = append(errs, sections.into(c, src), c.check())
+	errs = append(errs, sections.into(c, src), src.tracing(c), c.check())
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -434,6 +437,7 @@ func (c *Config) Effective(w io.Writer) {
 	if c.TraceFile != "" {
 		line("trace-file", strconv.Quote(c.TraceFile))
 	}
+	line("drain-time", c.DrainTime.String())
 	line("trace-prompts", strconv.FormatBool(c.TracePrompts))
 	c.effectiveSections(w)
 	fmt.Fprintf(w, "openai:\n  url: %-35s # %s\n", c.OpenAIURL, c.sources["openai.url"])

@@ -120,6 +120,21 @@ func (src Source) secret(env, file string) (Secret, error) {
 	return "", nil
 }
 
+// tracing reads from OpenTelemetry's own variables whether there are to be traces.
+func (src Source) tracing(c *Config) error {
+	get := func(name string) string { v, _ := src.Getenv(name); return strings.ToLower(strings.TrimSpace(v)) }
+	if get("OTEL_SDK_DISABLED") == "true" || get("OTEL_TRACES_EXPORTER") == "none" {
+		return nil
+	}
+	c.Tracing = get("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
+	for _, name := range [...]string{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
+		if p := get(name); p != "" && p != "http/protobuf" && c.Tracing {
+			return fmt.Errorf("%s: %q is not supported, only http/protobuf", name, p)
+		}
+	}
+	return nil
+}
+
 func (s *sections) fallback(c *Config, src Source) error {
 	in := s.Fallback
 	if in == nil {

@@ -217,10 +217,14 @@ func (x *exchange) copy(resp *http.Response) {
 // take the part for the whole.
 func (x *exchange) brokenOff(resp *http.Response, err error, lineEnded bool) {
 	x.event.Outcome = "error"
-	if x.r.Context().Err() != nil {
+	message := "upstream connection lost: " + readable(err)
+	switch {
+	case x.shutdown():
+		message = ErrShutdown.Error()
+	case x.r.Context().Err() != nil:
 		return
 	}
-	message := "upstream connection lost: " + readable(err)
+	x.event.Err = message
 	switch resp.Header.Get("Content-Type") {
 	case "application/x-ndjson":
 		line := wire.ErrorLine(wire.Native, message)

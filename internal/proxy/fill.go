@@ -148,6 +148,12 @@ func (r *filling) recovered() {
 	}
 }
 
+func (r *filling) incomplete() {
+	if r.p.o.Hooks.Incomplete != nil {
+		r.p.o.Hooks.Incomplete()
+	}
+}
+
 // kindOf names the failure of a call.
 func kindOf(err error) string {
 	switch {
@@ -265,6 +271,7 @@ func (r *filling) lines(line []byte) ([][]byte, error) {
 func (r *filling) cut(message string) {
 	r.begin()
 	line := wire.ErrorLine(wire.Native, message)
+	r.incomplete()
 	r.c.Add(line)
 	r.s.Write(line)
 }
@@ -406,6 +413,7 @@ func (r *filling) store(q *cache.Query, provider, digest, model string) {
 	a, err := r.c.Answer()
 	if err != nil {
 		r.p.o.Log.Debug("answer not stored", "reason", err)
+		r.incomplete()
 		return
 	}
 	now := r.p.o.Now()

@@ -92,6 +92,8 @@ type Hooks struct {
 	Fallback func(reason, result string)
 	// Recovered reports that an upstream answered.
 	Recovered func()
+	// Incomplete reports an answer that was not kept because it was not whole.
+	Incomplete func()
 	// Filtered reports a match of a rule of the output filter.
 	Filtered func(rule, action string)
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -10,6 +11,9 @@ import (
 	"github.com/semcached/semcached/internal/upstream"
 	"github.com/semcached/semcached/internal/wire"
 )
+
+// ErrShutdown is the cause of a request's end when the server goes down.
+var ErrShutdown = errors.New("semcached is shutting down")
 
 // relayWhole passes on an answer that came in one piece, or an error.
 func (x *exchange) relayWhole(reader *flight.Reader, d dialect, status int, kind string) {
@@ -37,7 +41,10 @@ func (x *exchange) relayStream(reader *flight.Reader, d dialect) {
 				x.chunk(end)
 			}
 			return
-		case err != nil && x.r.Context().Err() == nil:
+		case err != nil && (x.r.Context().Err() == nil || x.shutdown()):
+			if x.shutdown() {
+				err = ErrShutdown
+			}
 			x.event.Outcome, x.event.Err = "error", err.Error()
 			x.chunk(d.line(nil, wire.ErrorLine(wire.Native, "the answer broke off: "+err.Error())))
 			return
@@ -55,8 +62,18 @@ func (x *exchange) relayStream(reader *flight.Reader, d dialect) {
 	}
 }
 
+// shutdown reports whether the request ends because the server does.
+func (x *exchange) shutdown() bool {
+	return errors.Is(context.Cause(x.r.Context()), ErrShutdown)
+}
+
 // failUpstream answers that there is no answer.
 func (x *exchange) failUpstream(err error) {
+	if x.shutdown() {
+		x.w.Header().Set("Retry-After", "1")
+		x.fail(http.StatusServiceUnavailable, ErrShutdown.Error())
+		return
+	}
 	if x.r.Context().Err() != nil {
 		x.event.Outcome, x.event.Status, x.event.Err = "error", 499, "the client left"
 		return // nobody is there to be told

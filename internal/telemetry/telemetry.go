@@ -1,4 +1,5 @@
-// Package telemetry counts what happens, for Prometheus.
+// Package telemetry counts what happens, for Prometheus, and traces it, for
+// OpenTelemetry.
 //
 // Names, labels and buckets are part of the product's interface. Every label has
 // few values that are known beforehand, so that clients cannot make new series;
@@ -23,13 +24,18 @@ import (
 // Label values. Whatever else comes is counted as "other".
 var (
 	routes    = []string{"/api/chat", "/api/generate", "/v1/chat/completions", "other"}
-	outcomes  = []string{"hit_exact", "hit_semantic", "miss", "bypass", "error", "other"}
+	outcomes  = []string{"hit_exact", "hit_semantic", "stale", "miss", "bypass", "error", "other"}
 	stages    = []string{"key", "exact", "embed", "ann", "fetch", "other"}
-	sources   = []string{"cache", "ollama", "other"}
-	bypasses  = []string{"load", "unload", "keep-alive-0", "debug", "context", "tool-result", "n", "logit-bias", "store", "web-search", "model", "malformed", "untranslatable", "no-store", "mode-off", "loading", "other"}
+	sources   = []string{"cache", "ollama", "fallback", "other"}
+	bypasses  = []string{"load", "unload", "keep-alive-0", "debug", "context", "tool-result", "n", "logit-bias", "store", "web-search", "model", "malformed", "untranslatable", "content-encoding", "no-store", "mode-off", "loading", "other"}
 	evictions = []string{"ttl", "size", "invalidate", "model_change", "corrupt", "other"}
-	results   = []string{"stored", "rejected_size", "rejected_policy", "rejected_error", "other"}
+	results   = []string{"stored", "rejected_partial", "rejected_size", "rejected_policy", "rejected_error", "other"}
 	statuses  = []string{"2xx", "4xx", "5xx", "error", "canceled"}
+
+	fallbackReasons = []string{"dial", "timeout", "broken", "5xx", "breaker", "garbage", "error", "other"}
+	fallbackResults = []string{"served", "cached", "stale", "failed", "none", "other"}
+	refusals        = []string{"unauthorized", "forbidden", "route", "other"}
+	limits          = []string{"rate", "concurrency", "other"}
 )
 
 var (
@@ -70,8 +76,19 @@ type Telemetry struct {
 	tokensIn   prometheus.Counter
 	tokensOut  prometheus.Counter
 	saved      prometheus.Counter
+	upWhole    map[string]prometheus.Observer
 	inflight   prometheus.Gauge
 	collapsed  prometheus.Counter
+
+	breakers    map[string]prometheus.Gauge
+	fallbacks   map[[2]string]prometheus.Counter
+	refused     map[string]prometheus.Counter
+	limited     map[string]prometheus.Counter
+	filtered    *prometheus.CounterVec // by the rules of the configuration
+	alerts      *prometheus.CounterVec // by its sinks
+	dropped     prometheus.Counter
+	reloadOK    prometheus.Gauge
+	reloadStamp prometheus.Gauge
 }
 
 // New returns the collectors in a registry of their own.
@@ -82,6 +99,7 @@ func New(o Options) *Telemetry {
 	t.makeRequests()
 	t.makeLookups()
 	t.makeUpstream(append(append([]string{}, o.Backends...), "other"))
+	t.makeGateway()
 	info := t.gauge("build_info", "Always 1; the labels tell the build.", prometheus.Labels{
 		"version": o.Version, "revision": o.Revision, "goversion": runtime.Version()})
 	info.Set(1)
@@ -142,11 +160,33 @@ func (t *Telemetry) makeUpstream(backends []string) {
 	requests := t.counters("upstream_requests_total", "Calls of upstreams.", "backend", "status_class")
 	times := t.histograms("upstream_ttft_seconds", "Time to the head of an upstream's answer.", modelBuckets, "backend")
 	t.upRequests, t.upTime = make(map[[2]string]prometheus.Counter), observers(times, backends)
+	t.upWhole = observers(t.histograms("upstream_duration_seconds", "Time of an upstream's whole answer.", modelBuckets, "backend"), backends)
+	states := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "semcached", Name: "breaker_state", Help: "0: used, 1: being tried, 2: left alone."}, []string{"backend"})
+	t.registry.MustRegister(states)
+	t.breakers = make(map[string]prometheus.Gauge)
 	for _, b := range backends {
+		t.breakers[b] = states.WithLabelValues(b)
 		for _, s := range statuses {
 			t.upRequests[[2]string{b, s}] = requests.WithLabelValues(b, s)
 		}
 	}
+}
+
+func (t *Telemetry) makeGateway() {
+	fallbacks := t.counters("fallback_total", "Requests that no upstream answered, by why and by how they ended.", "reason", "result")
+	t.fallbacks = make(map[[2]string]prometheus.Counter)
+	for _, reason := range fallbackReasons {
+		for _, result := range fallbackResults {
+			t.fallbacks[[2]string{reason, result}] = fallbacks.WithLabelValues(reason, result)
+		}
+	}
+	t.refused = children(t.counters("refused_total", "Requests turned away at the door.", "reason"), refusals)
+	t.limited = children(t.counters("rate_limited_total", "Requests beyond a tenant's limits.", "limit"), limits)
+	t.filtered = t.counters("filter_matches_total", "Matches of the output filter's rules.", "rule", "action")
+	t.alerts = t.counters("alerts_total", "Alerts by sink and by how their delivery ended.", "sink", "result")
+	t.dropped = t.counters("call_log_dropped_total", "Lines that the log of calls lost.").WithLabelValues()
+	t.reloadOK = t.gauge("config_last_reload_successful", "1 if the last configuration that was read is in force.", nil)
+	t.reloadStamp = t.gauge("config_last_reload_success_timestamp_seconds", "When the configuration in force was read.", nil)
 }
 
 func children(v *prometheus.CounterVec, values []string) map[string]prometheus.Counter {
@@ -215,6 +255,54 @@ func (t *Telemetry) Inflight(delta int) { t.inflight.Add(float64(delta)) }
 // Collapsed counts a request that joined another's upstream call.
 func (t *Telemetry) Collapsed() { t.collapsed.Inc() }
 
+// Fallback counts a request that no upstream answered.
+func (t *Telemetry) Fallback(reason, result string) {
+	t.fallbacks[[2]string{known(fallbackReasons, reason), known(fallbackResults, result)}].Inc()
+}
+
+// Incomplete counts an answer that was not kept because it was not complete.
+func (t *Telemetry) Incomplete() { t.stores["rejected_partial"].Inc() }
+
+// Refused counts a request that was turned away.
+func (t *Telemetry) Refused(reason string) {
+	if c, ok := t.limited[reason]; ok {
+		c.Inc()
+		return
+	}
+	pick(t.refused, reason).Inc()
+}
+
+// Filtered counts a match of a rule of the output filter.
+func (t *Telemetry) Filtered(rule, action string) { t.filtered.WithLabelValues(rule, action).Inc() }
+
+// Rules makes the series of rules before they match.
+func (t *Telemetry) Rules(names, actions []string) {
+	for i := range names {
+		t.filtered.WithLabelValues(names[i], actions[i])
+	}
+}
+
+// Alerted counts an alert that was sent, or not.
+func (t *Telemetry) Alerted(sink, result string) { t.alerts.WithLabelValues(sink, result).Inc() }
+
+// Dropped counts a line that the log of calls lost.
+func (t *Telemetry) Dropped() { t.dropped.Inc() }
+
+// Reloaded notes that a configuration was read and whether it is in force.
+func (t *Telemetry) Reloaded(ok bool, now time.Time) {
+	if !ok {
+		t.reloadOK.Set(0)
+		return
+	}
+	t.reloadOK.Set(1)
+	t.reloadStamp.Set(float64(now.Unix()))
+}
+
+// State notes the state of an upstream's breaker.
+func (t *Telemetry) State(backend, state string) {
+	pick(t.breakers, backend).Set(map[string]float64{"half-open": 1, "open": 2}[state])
+}
+
 // CacheHooks observes the engine.
 func (t *Telemetry) CacheHooks() cache.Hooks {
 	return cache.Hooks{
@@ -227,7 +315,9 @@ func (t *Telemetry) CacheHooks() cache.Hooks {
 
 // UpstreamHooks observes calls of upstreams.
 func (t *Telemetry) UpstreamHooks() upstream.Hooks {
-	return upstream.Hooks{Attempt: func(backend string, status int, d time.Duration, canceled bool) {
+	return upstream.Hooks{State: t.State, Answered: func(backend string, d time.Duration) {
+		pick(t.upWhole, backend).Observe(d.Seconds())
+	}, Attempt: func(backend string, status int, d time.Duration, canceled bool) {
 		if _, ok := t.upTime[backend]; !ok {
 			backend = "other"
 		}

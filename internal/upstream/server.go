@@ -70,11 +70,22 @@ func (s *server) record(ctx context.Context, status int, err error) {
 	}
 }
 
-// watchedBody tells the breaker when a connection dies in the middle of an answer.
+// watchedBody tells the breaker when a connection dies in the middle of an answer,
+// and how long the answer took.
 type watchedBody struct {
 	io.ReadCloser
-	ctx context.Context
-	s   *server
+	ctx      context.Context
+	s        *server
+	start    time.Time
+	answered func(backend string, d time.Duration)
+}
+
+func (b *watchedBody) Close() error {
+	if b.answered != nil {
+		b.answered(b.s.url.Host, time.Since(b.start))
+		b.answered = nil
+	}
+	return b.ReadCloser.Close()
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {

@@ -66,6 +66,8 @@ type Hooks struct {
 	// was no answer), the time to the answer's head, and whether the caller
 	// gave up.
 	Attempt func(backend string, status int, d time.Duration, canceled bool)
+	// Answered reports the time from a call to the end of its answer.
+	Answered func(backend string, d time.Duration)
 	// State reports that a server's breaker is now "closed" (the server is
 	// used), "half-open" (it is tried) or "open" (it is left alone). It must
 	// not call the pool.
@@ -294,7 +296,7 @@ func (p *Pool) attempt(ctx context.Context, s *server, r *Request) (*http.Respon
 		return nil, err
 	}
 	if !r.quiet {
-		resp.Body = &watchedBody{resp.Body, ctx, s}
+		resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, s: s, start: start, answered: p.o.Hooks.Answered}
 	}
 	return resp, nil
 }
