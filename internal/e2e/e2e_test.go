@@ -49,6 +49,16 @@ func newWorld(t *testing.T, o standin.Options, args ...string) *world {
 	return w
 }
 
+// newWorldWith is newWorld for all that a Config can say but the upstream.
+func newWorldWith(t *testing.T, c Config) *world {
+	w := &world{t: t, ollama: standin.New(standin.Options{})}
+	up := httptest.NewServer(w.ollama)
+	t.Cleanup(up.Close)
+	c.Bin, c.Upstream = binary, up.URL
+	w.Server = Start(t, c)
+	return w
+}
+
 type reply struct {
 	status int
 	header http.Header

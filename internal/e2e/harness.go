@@ -132,7 +132,7 @@ func environ() []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		switch name, _, _ := strings.Cut(kv, "="); {
-		case strings.HasPrefix(name, "SEMCACHED_"), strings.HasPrefix(name, "OLLAMA_"), strings.HasPrefix(name, "OPENAI_"):
+		case strings.HasPrefix(name, "SEMCACHED_"), strings.HasPrefix(name, "OLLAMA_"), strings.HasPrefix(name, "OPENAI_"), strings.HasPrefix(name, "OTEL_"):
 		default:
 			env = append(env, kv)
 		}
@@ -158,6 +158,9 @@ func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
 // Stop ends the process in good order and returns its exit error.
 func (s *Server) Stop() error { return s.end(syscall.SIGTERM) }
+
+// Signal sends the process a signal and does not wait.
+func (s *Server) Signal(sig os.Signal) { s.cmd.Process.Signal(sig) }
 
 func (s *Server) end(sig syscall.Signal) error {
 	if s.cmd == nil {

@@ -51,8 +51,24 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, route string) *
 			span.Attr{Key: "http.route", Value: name}, span.Attr{Key: "user_agent.original", Value: r.UserAgent()})
 		x.r = r.WithContext(ctx)
 		x.event.TraceID, x.event.SpanID = x.span.IDs()
+	} else {
+		x.event.TraceID = traceID(r.Header.Get("Traceparent"))
 	}
 	return x
+}
+
+// traceID returns the trace's ID in a traceparent header (W3C Trace Context, section
+// 3.2.2), "" if there is none.
+func traceID(parent string) string {
+	const idStart, idEnd, length = 3, 35, 55
+	if len(parent) < length || parent[:2] == "ff" || parent[2] != '-' || parent[idEnd] != '-' {
+		return ""
+	}
+	id := parent[idStart:idEnd]
+	if strings.Trim(id, "0") == "" || strings.Trim(id, "0123456789abcdef") != "" {
+		return ""
+	}
+	return id
 }
 
 func (x *exchange) finish() {

@@ -104,11 +104,14 @@ func TestRoutesThatCannotBeFilteredAreClosed(t *testing.T) {
 	g := newRig(t, spoken("Falcon"), filtering(t, filter.Rule{Name: "r", Words: []string{"falcon"}, Action: filter.Redact}))
 	for path, body := range map[string]string{
 		"/v1/completions": `{"model":"Reef","prompt":"x"}`, "/v1/messages": `{}`, "/v1/responses": `{}`,
-		"/v1/chat/completions": chat("x", `,"logprobs":true`), "/api/chat": `{"model":`,
+		"/v1/chat/completions": chat("x", `,"logprobs":true`),
 	} {
 		if r := g.post(path, body); r.status != 403 || strings.Contains(r.body, "Falcon") {
 			t.Errorf("%s: %d %s", path, r.status, r.body)
 		}
+	}
+	if r := g.post("/api/chat", `{"model":`); r.status != 400 {
+		t.Errorf("malformed: %d %s", r.status, r.body)
 	}
 	if r := g.post("/v1/embeddings", `{}`); r.status != 200 {
 		t.Errorf("embeddings say nothing: %d", r.status)

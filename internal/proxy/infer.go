@@ -111,7 +111,11 @@ func (x *exchange) bypassed(req *request, c Controls, reason string, body []byte
 	up := &upstream.Request{Method: x.r.Method, URL: target(x.r.URL), Header: x.p.outbound(x.r), Body: body}
 	if req == nil {
 		if x.p.o.Filter.Changes() {
-			x.fail(http.StatusForbidden, "the output filter cannot read the answer to this request ("+reason+")")
+			status := http.StatusForbidden
+			if reason == "malformed" {
+				status = http.StatusBadRequest
+			}
+			x.fail(status, "the output filter cannot read the answer to this request ("+reason+")")
 			return
 		}
 		x.forward(up, nil)
