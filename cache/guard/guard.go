@@ -19,6 +19,7 @@ type Signature struct {
 	sets [kinds][]uint64 // sorted; multisets of hashed facts
 
 	order uint64 // hash of the content words in their order
+	cycle uint64 // the same, from whichever word they are begun
 	bag   uint64 // hash of the content words in any order
 	words int    // number of content words
 	han   string // Chinese text without its scaffolding; "" if long
@@ -114,7 +115,9 @@ func (s *Signature) vetoWords(t *Signature) string {
 	if many > muchLonger*few && many-few >= least {
 		return "length"
 	}
-	if s.bag == t.bag && s.order != t.order && (s.related || t.related) {
+	if s.bag == t.bag && s.order != t.order && (s.related || t.related || s.cycle != t.cycle) {
+		// The dog bit the man. A phrase that has moved to the other end
+		// ("in Lisbon, when ...") leaves the cycle as it was.
 		return "order"
 	}
 	a, b := missing(s.sets[content], t.sets[content]), missing(t.sets[content], s.sets[content])

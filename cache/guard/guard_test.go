@@ -1,6 +1,8 @@
 package guard
 
 import (
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -52,6 +54,9 @@ var near = []struct{ veto, a, b string }{
 	{"question", "谁发明了纸", "什么时候发明了纸"},
 	{"person", "Review my essay on rivers", "Review your essay on rivers"},
 	{"order", "Convert the draft into the report", "Convert the report into the draft"},
+	{"order", "Did the dog bite the man?", "Did the man bite the dog?"},
+	{"order", "Which ferry sails at 0 true false?", "Which ferry sails at 0 false true?"},
+	{"order", "which owl hunts mouse", "which mouse hunts owl"},
 	{"order", "Trains from Lyon to Turin", "Trains from Turin to Lyon"},
 	{"order", "上海到成都的火车", "成都到上海的火车"},
 	{"substitution", "Dosage of paracetamol for children", "Dosage of ibuprofen for children"},
@@ -206,5 +211,28 @@ func BenchmarkVeto(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		x.Veto(y)
+	}
+}
+
+func TestCycleIsTheSameForAllRotations(t *testing.T) {
+	for round := range 2000 {
+		line := make([]uint64, rand.IntN(9))
+		for i := range line {
+			line[i] = rand.Uint64N(3) // few values: many ties
+		}
+		want := cycle(line)
+		for i := range line {
+			if turned := slices.Concat(line[i:], line[:i]); cycle(turned) != want {
+				t.Fatalf("round %d: %v and %v differ", round, line, turned)
+			}
+		}
+	}
+	if cycle([]uint64{1, 2, 3}) == cycle([]uint64{3, 2, 1}) {
+		t.Error("a swap is not seen")
+	}
+	for _, p := range [][2]string{{"In Lisbon, when does it rain?", "When does it rain in Lisbon?"}} {
+		if v := Sign(p[0]).Veto(Sign(p[1])); v != "" {
+			t.Errorf("%q: %s", p, v)
+		}
 	}
 }

@@ -49,6 +49,7 @@ func Sign(text string) *Signature {
 	}
 	s.negated = r.negations%2 == 1
 	s.contextual = r.dependent()
+	s.cycle = cycle(r.line)
 	if s.words == 0 {
 		s.order = hash("bare", strings.Join(strings.Fields(text), " "))
 	}
@@ -116,6 +117,7 @@ func dominant(text string) script {
 
 // reader gathers the facts of one text.
 type reader struct {
+	line      []uint64 // content words in their order
 	s         *Signature
 	negations int
 	pronouns  int
@@ -343,6 +345,36 @@ func (r *reader) mix(word string) {
 	h := hash("content", word)
 	r.s.order = (r.s.order^h)*1099511628211 + 1
 	r.s.bag += h
+	r.line = append(r.line, h)
+}
+
+// cycle returns a hash of line that is the same for all its rotations: that of the
+// least one, found in linear time by comparing two candidates
+// at a time (Shiloach 1979).
+func cycle(line []uint64) uint64 {
+	n := len(line)
+	i, j, k := 0, 1, 0 // candidates i and j agree in k words
+	for i < n && j < n && k < n {
+		a, b := line[(i+k)%n], line[(j+k)%n]
+		switch {
+		case a == b:
+			k++
+			continue
+		case a > b:
+			i += k + 1
+		default:
+			j += k + 1
+		}
+		if i == j {
+			j++
+		}
+		k = 0
+	}
+	var h uint64
+	for k, start := 0, min(i, j); k < n; k++ {
+		h = (h^line[(start+k)%n])*1099511628211 + 1
+	}
+	return h
 }
 
 // unit notes a unit that follows a number.

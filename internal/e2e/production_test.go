@@ -171,6 +171,33 @@ func TestFallbackStepsIn(t *testing.T) {
 	}
 }
 
+func TestUpstreamThatIsNotThereAtFirst(t *testing.T) {
+	c := newCloud(t)
+	addr := FreeAddr(t)
+	path := filepath.Join(t.TempDir(), "semcached.yaml")
+	if err := os.WriteFile(path, []byte(withFallback(c)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, ollama: standin.New(standin.Options{})}
+	w.Server = Start(t, Config{Bin: binary, Upstream: "http://" + addr, Args: []string{"--config", path, "--embedder", "lexical"}})
+	if r := w.ask("Is anybody there?", ""); r.status != 200 || text(t, r) != cloudText {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Skipf("the port has been taken meanwhile: %v", err)
+	}
+	up := &http.Server{Handler: w.ollama}
+	go up.Serve(l)
+	t.Cleanup(func() { up.Close() })
+	w.Eventually("it is used", func() error {
+		if r := w.ask("Is anybody there?", ""); strings.Contains(r.body, "cloud") || r.status != 200 {
+			return fmt.Errorf("%d %s", r.status, r.body)
+		}
+		return nil
+	})
+}
+
 func TestFallbackComesTooLateForAStreamThatHasBegun(t *testing.T) {
 	c := newCloud(t)
 	w, _ := configured(t, withFallback(c))

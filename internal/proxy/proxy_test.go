@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/semcached/semcached/internal/span"
 	"github.com/semcached/semcached/internal/tenant"
 	"github.com/semcached/semcached/internal/wire"
 
@@ -531,5 +533,26 @@ func TestAnswerStoredSinceTheLookupIsUsed(t *testing.T) {
 	g.post("/api/chat", chat("x", ""), "Cache-Control", "no-cache")
 	if n := g.calls.Load(); n != 2 {
 		t.Errorf("no-cache was answered from the cache: %d calls", n)
+	}
+}
+
+func TestTracingThatIsOffAllocatesNothing(t *testing.T) {
+	g := newRig(t, nil)
+	g.post("/api/chat", chat("x", ""))
+	req, err := g.proxy.decode(route{path: "/api/chat", op: wire.OpChat}, []byte(chat("x", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := req.native
+	q := &cache.Query{Tenant: "local", Op: string(n.Op), Model: n.Folded, Canonical: n.Canonical, Scope: n.Scope, Prompt: n.Prompt, MaxAge: -1}
+	x := &exchange{p: g.proxy, r: httptest.NewRequest("POST", "/api/chat", nil)}
+	if x.lookup(q).Kind != cache.Exact {
+		t.Fatal("a miss")
+	}
+	if plain, traced := testing.AllocsPerRun(200, func() { g.engine.Lookup(t.Context(), q) }), testing.AllocsPerRun(200, func() { x.lookup(q) }); traced > plain {
+		t.Errorf("%v allocations, %v without the proxy's wrapping", traced, plain)
+	}
+	if n := testing.AllocsPerRun(200, func() { g.proxy.span(t.Context(), "cache store", span.Internal) }); n != 0 {
+		t.Errorf("%v allocations for a span that is not there", n)
 	}
 }

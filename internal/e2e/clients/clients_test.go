@@ -8,10 +8,14 @@ package clients
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -166,6 +170,87 @@ func TestOpenAIGoClient(t *testing.T) {
 				t.Errorf("models: %v", err)
 			}
 		})
+	}
+}
+
+// What is stored through one protocol is replayed on the other, stream or not. Ollama's
+// /v1 layer forces a temperature and top_p of 1; a native question that means the same
+// says so.
+func TestCrossProtocolHits(t *testing.T) {
+	for name, b := range backends(t) {
+		t.Run(name, func(t *testing.T) {
+			s := e2e.Start(t, e2e.Config{Bin: binary, Upstream: b.url, Args: []string{"--embedder", "lexical"}})
+			base, _ := url.Parse(s.URL)
+			rec := new(recorder)
+			native := api.NewClient(base, &http.Client{Transport: rec})
+			other := openai.NewClient(option.WithBaseURL(s.URL+"/v1"), option.WithAPIKey("unused"), option.WithMaxRetries(0), option.WithHTTPClient(&http.Client{Transport: rec}))
+			askNative := func(what string, stream bool) (string, error) {
+				var text strings.Builder
+				err := native.Chat(t.Context(), &api.ChatRequest{Model: b.chat, Stream: &stream, Messages: []api.Message{{Role: "user", Content: what}},
+					Options: map[string]any{"temperature": 1.0, "top_p": 1.0}}, func(r api.ChatResponse) error { text.WriteString(r.Message.Content); return nil })
+				return text.String(), err
+			}
+			askOther := func(what string, stream bool) (string, error) {
+				p := openai.ChatCompletionNewParams{Model: b.chat, Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(what)}}
+				if !stream {
+					r, err := other.Chat.Completions.New(t.Context(), p)
+					if err != nil {
+						return "", err
+					}
+					return r.Choices[0].Message.Content, nil
+				}
+				st := other.Chat.Completions.NewStreaming(t.Context(), p)
+				defer st.Close()
+				var acc openai.ChatCompletionAccumulator
+				for st.Next() {
+					acc.AddChunk(st.Current())
+				}
+				return acc.Choices[0].Message.Content, st.Err()
+			}
+			for i, c := range []struct {
+				from, to func(string, bool) (string, error)
+			}{{askNative, askOther}, {askOther, askNative}} {
+				for _, stored := range []bool{true, false} {
+					for _, replayed := range []bool{true, false} {
+						what := fmt.Sprintf("Which ferry sails at %d %v %v?", i, stored, replayed)
+						first, err := c.from(what, stored)
+						if err != nil || rec.xcache != "MISS" || first == "" {
+							t.Fatalf("%s: %q %s %v", what, first, rec.xcache, err)
+						}
+						second, err := c.to(what, replayed)
+						if err != nil || rec.xcache != "HIT" || second != first {
+							t.Errorf("%s: %q %s %v; want %q", what, second, rec.xcache, err, first)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// The SDKs' API keys are tenants' keys, and refusals arrive as the SDKs' own errors.
+func TestKeysOfTheSDKs(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "c.yaml")
+	sum := sha256.Sum256([]byte("sc-sdk-key"))
+	if err := os.WriteFile(config, fmt.Appendf(nil, "tenants: [{name: a, key_sha256: %x, rate: 0.01, burst: 2}]\n", sum), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := e2e.Start(t, e2e.Config{Bin: binary, Upstream: standinBackend(t).url, Args: []string{"--embedder", "lexical", "--config", config}})
+	ask := func(key string) error {
+		c := openai.NewClient(option.WithBaseURL(s.URL+"/v1"), option.WithAPIKey(key), option.WithMaxRetries(0))
+		_, err := c.Chat.Completions.New(t.Context(), openai.ChatCompletionNewParams{Model: "standin", Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("Who keeps the keys?")}})
+		return err
+	}
+	for i, want := range []int{0, 0, 429} {
+		err := ask("sc-sdk-key")
+		var refused *openai.Error
+		if got := errors.As(err, &refused); got != (want != 0) || got && (refused.StatusCode != want || refused.Response.Header.Get("Retry-After") == "") {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	var refused *openai.Error
+	if err := ask("another"); !errors.As(err, &refused) || refused.StatusCode != 401 || refused.Type != "authentication_error" {
+		t.Errorf("%v", err)
 	}
 }
 

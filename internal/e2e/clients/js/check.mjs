@@ -73,4 +73,19 @@ await assert.rejects(
   (err) => err.status === 404 && /not found/.test(err.message),
   'an unknown model is a 404',
 );
+// Across protocols: Ollama's /v1 layer forces a temperature and top_p of 1.
+const same = { temperature: 1, top_p: 1 };
+const viaOllama = async (what) => (await ollama.chat({ model, messages: messages(what), options: same })).message.content;
+const viaOpenAI = async (what) => {
+  let text = '';
+  const stream = await openai.chat.completions.create({ model, messages: messages(what), stream: true });
+  for await (const part of stream) text += part.choices[0]?.delta?.content ?? '';
+  return text;
+};
+for (const [from, to, what] of [[viaOllama, viaOpenAI, 'Which tide turns first'], [viaOpenAI, viaOllama, 'Which moon rises last']]) {
+  const first = await from(what);
+  assert.equal(lastHeaders.get('x-cache'), 'MISS', what);
+  assert.equal(await to(what), first, what);
+  assert.equal(lastHeaders.get('x-cache'), 'HIT', what);
+}
 console.log('all clients passed');
