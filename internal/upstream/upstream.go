@@ -207,7 +207,9 @@ func (t *try) next() (*http.Response, error) {
 		if err != nil {
 			t.causes = append(t.causes, err)
 			if errors.Is(err, ErrUnreachable) && t.r.Stream == nil {
-				t.p.o.Log.Warn("upstream cannot be reached", "upstream", s.url.Host, "error", err)
+				if t.i+1 < len(t.p.servers) {
+					t.p.o.Log.Warn("upstream cannot be reached, trying the next", "upstream", s.url.Host, "error", err)
+				}
 				continue
 			}
 		}
