@@ -1,8 +1,10 @@
-// Package vec has the arithmetic of vectors: dot products and norms.
+// Package vec has the arithmetic of vectors: dot products, norms, distances of binary
+// codes, and the Walsh-Hadamard transform.
 //
-// Dot has an implementation in assembly for amd64 with AVX2 and FMA, chosen once
-// at the start, and one in Go for everything else and for -tags purego. One test
-// holds both against the definition.
+// Dot has implementations in assembly for amd64 with AVX2 and FMA and for arm64 with
+// NEON, the code scans one for amd64; they are chosen once
+// at the start. Go does everything else, and all with -tags purego. One test
+// holds all against the definition.
 package vec
 
 import "math"
