@@ -16,6 +16,8 @@ import (
 
 	"github.com/semcached/semcached/api"
 	"github.com/semcached/semcached/cache"
+	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/index/sketch"
 	"github.com/semcached/semcached/internal/proxy"
 	"github.com/semcached/semcached/internal/telemetry"
 	"github.com/semcached/semcached/internal/tenant"
@@ -50,7 +52,7 @@ func answer(b *testing.B) []byte {
 
 // fill returns an engine with n entries of one partition, and their vectors.
 func fill(b *testing.B, n int, hooks cache.Hooks) (*cache.Engine, [][]float32) {
-	e, err := cache.New(cache.Options{Store: mem.New(nil), MaxBytes: 4 << 30, Hooks: hooks})
+	e, err := cache.New(cache.Options{Store: mem.New(nil), NewIndex: func(dims int) index.Index { return sketch.New(dims) }, MaxBytes: 4 << 30, Hooks: hooks})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/index/coder"
+	"github.com/semcached/semcached/index/sketch"
 	"github.com/semcached/semcached/internal/alert"
 	"github.com/semcached/semcached/internal/calllog"
 	"github.com/semcached/semcached/internal/config"
@@ -190,13 +191,16 @@ func (s *server) storeStats() telemetry.StoreStats {
 	return telemetry.StoreStats{Bytes: st.Bytes, Pending: int64(st.Pending), Corrupt: st.Corrupt, Failed: st.Failed}
 }
 
-// newIndex returns the constructor of --index. auto is the flat scan: nothing here
-// is faster for what one partition holds.
+// newIndex returns the constructor of --index. auto is the sketch, which is a flat
+// scan while there are few vectors.
 func newIndex(kind string) func(dims int) index.Index {
-	if kind == "coder" {
+	switch kind {
+	case "coder":
 		return func(dims int) index.Index { return coder.New(dims) }
+	case "flat":
+		return func(dims int) index.Index { return index.NewFlat(dims) }
 	}
-	return func(dims int) index.Index { return index.NewFlat(dims) }
+	return func(dims int) index.Index { return sketch.New(dims) }
 }
 
 func newEmbedder(c *config.Config) (namedEmbedder, error) {

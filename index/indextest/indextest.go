@@ -21,6 +21,9 @@ type Config struct {
 	// Exact: searches find everything that brute force finds. Otherwise
 	// they may miss hits, but nothing more.
 	Exact bool
+	// MinRecall is the share of questions with an answer that get one, of an
+	// index that is not exact.
+	MinRecall float64
 }
 
 // Run runs the suite.
@@ -267,6 +270,9 @@ func (c Config) againstBruteForce(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d questions with an answer got one", found, asked)
+	if float64(found) < c.MinRecall*float64(asked) {
+		t.Errorf("that is less than %v", c.MinRecall)
+	}
 }
 
 // compare checks that got is right and, of an exact index, complete.

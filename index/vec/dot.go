@@ -42,11 +42,16 @@ func dotGo(a, b []float32) float32 {
 // Norm returns the Euclidean length of v, computed in float64 so that neither
 // large nor small components are lost.
 func Norm(v []float32) float64 {
-	var s float64
-	for _, x := range v {
-		s += float64(x) * float64(x)
+	var s0, s1, s2, s3 float64
+	for len(v) >= 4 {
+		a, b, c, d := float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3])
+		s0, s1, s2, s3 = s0+a*a, s1+b*b, s2+c*c, s3+d*d
+		v = v[4:]
 	}
-	return math.Sqrt(s)
+	for _, x := range v {
+		s0 += float64(x) * float64(x)
+	}
+	return math.Sqrt((s0 + s1) + (s2 + s3))
 }
 
 // Scale writes v times f to dst, which must be as long.

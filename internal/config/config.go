@@ -97,7 +97,7 @@ var settings = []setting{
 	{name: "embedder", value: "auto", usage: "auto, lexical, ollama:MODEL or openai:MODEL", parse: parseEmbedder},
 	{name: "embed-timeout", value: "150ms", usage: "how long a request waits for its embedding", parse: duration(func(c *Config) *time.Duration { return &c.EmbedTimeout }, time.Millisecond, time.Minute)},
 	{name: "threshold", value: "0", usage: "cosine from which a rephrased question hits, 0 to 1 (0: the embedder's own)", parse: parseThreshold},
-	{name: "index", value: "auto", usage: "auto, flat or coder", parse: oneOf(func(c *Config) *string { return &c.Index }, "auto", "flat", "coder")},
+	{name: "index", value: "auto", usage: "auto, sketch, flat or coder", parse: oneOf(func(c *Config) *string { return &c.Index }, "auto", "sketch", "flat", "coder")},
 	{name: "ttl", value: "1h", usage: "life of an answer", parse: duration(func(c *Config) *time.Duration { return &c.TTL }, time.Second, 10*365*24*time.Hour)},
 	{name: "max-bytes", value: "512MiB", usage: "bytes of all entries together", parse: size(func(c *Config) *int64 { return &c.MaxBytes }, 1<<20)},
 	{name: "max-body", value: "20MiB", usage: "bytes of a request body, uploads excepted", parse: size(func(c *Config) *int64 { return &c.MaxBody }, 1<<10)},

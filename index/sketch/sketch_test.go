@@ -1,0 +1,290 @@
+package sketch
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/index/indextest"
+	"github.com/semcached/semcached/index/vec"
+)
+
+func TestConforms(t *testing.T) {
+	indextest.Run(t, indextest.Config{
+		New:       func(dims int) index.Index { return New(dims) },
+		Load:      func(r io.Reader) (index.Index, error) { return Load(r) },
+		MinRecall: 0.999,
+	})
+}
+
+// shapes are kinds of data that embeddings come in, and some they do not.
+var shapes = map[string]func(rng *rand.Rand, dims int) func() []float32{
+	"isotropic": func(rng *rand.Rand, dims int) func() []float32 {
+		return func() []float32 { return normal(rng, dims, 1) }
+	},
+	"clusters": func(rng *rand.Rand, dims int) func() []float32 { return clusters(rng, dims, 200, 0.5, 0.35) },
+	"heavy mean": func(rng *rand.Rand, dims int) func() []float32 {
+		return clusters(rng, dims, 200, 1.5, 0.35)
+	},
+	"few directions": func(rng *rand.Rand, dims int) func() []float32 {
+		basis := make([][]float32, 12)
+		for i := range basis {
+			basis[i] = normal(rng, dims, 1)
+		}
+		return func() []float32 {
+			v := make([]float32, dims)
+			for i, b := range basis {
+				add(v, b, float32(rng.NormFloat64())/float32(i+1))
+			}
+			return v
+		}
+	},
+	"sparse": func(rng *rand.Rand, dims int) func() []float32 {
+		return func() []float32 {
+			v := make([]float32, dims)
+			for range 12 {
+				v[rng.IntN(dims)] += 1
+			}
+			return v
+		}
+	},
+}
+
+func normal(rng *rand.Rand, dims int, size float32) []float32 {
+	v := make([]float32, dims)
+	for i := range v {
+		v[i] = float32(rng.NormFloat64()) * size
+	}
+	return v
+}
+
+func add(v, w []float32, f float32) {
+	for i, x := range w {
+		v[i] += f * x
+	}
+}
+
+// clusters draws from count groups around a common mean of the given weight; spread is
+// that of a group.
+func clusters(rng *rand.Rand, dims, count int, mean, spread float32) func() []float32 {
+	common := normal(rng, dims, mean)
+	centres := make([][]float32, count)
+	for i := range centres {
+		centres[i] = normal(rng, dims, 1)
+		add(centres[i], common, 1)
+	}
+	return func() []float32 {
+		v := normal(rng, dims, spread)
+		add(v, centres[int(float64(count)*math.Pow(rng.Float64(), 2))], 1)
+		return v
+	}
+}
+
+func unit(v []float32) []float32 {
+	out := make([]float32, len(v))
+	vec.Scale(out, v, 1/vec.Norm(v))
+	return out
+}
+
+// at returns a vector whose cosine to the unit vector x is t, in the direction of d.
+func at(x, d []float32, t float64) []float32 {
+	d = slices.Clone(d)
+	add(d, x, -vec.Dot(d, x)/vec.Dot(x, x))
+	d = unit(d)
+	out := make([]float32, len(x))
+	add(out, x, float32(t))
+	add(out, d, float32(math.Sqrt(1-t*t)))
+	return out
+}
+
+// The promise of the package: of pairs exactly at the threshold at most one in a
+// thousand is missed, whatever the data and the direction, and hardly any above it.
+func TestPairsAtTheThresholdAreFound(t *testing.T) {
+	pairs := 20_000
+	if testing.Short() {
+		pairs = 4_000
+	}
+	for name, shape := range shapes {
+		for _, dims := range []int{64, 384, 768} {
+			t.Run(fmt.Sprint(name, "/", dims), func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(1, uint64(dims)))
+				draw := shape(rng, dims)
+				var r *rotation
+				missed, missedAbove, blind := 0, 0, 0
+				var c *codes
+				for i := range pairs {
+					if i%1000 == 0 { // many rotations: one alone may be lucky
+						r = newRotation(dims)
+						c = &codes{r: r, words: r.bits / 64, sum: make([]float64, dims)}
+						ix := &Index{dims: dims, codes: c}
+						for id := range uint64(300) {
+							ix.ids = append(ix.ids, id)
+							v := unit(draw())
+							ix.rows = append(ix.rows, v...)
+							c.weigh(v, 1)
+						}
+						ix.recode()
+					}
+					threshold := []float32{0.8, 0.9, 0.92, 0.95}[i%4]
+					x, direction := unit(draw()), draw()
+					if i%2 == 0 {
+						direction = normal(rng, dims, 1)
+					}
+					for _, above := range []float64{0, 0.03} {
+						q := at(x, direction, min(float64(threshold)+above, 1))
+						p, ok := c.bound(q, threshold)
+						if !ok { // everything is compared
+							blind++
+							continue
+						}
+						var a, b [maxWords]uint64
+						c.code(&a, x)
+						c.code(&b, q)
+						if vec.Hamming(a[:1], b[:1]) > firstLimit(p) || vec.Hamming(a[:c.words], b[:c.words]) > wholeLimit(r.bits, p) {
+							if above == 0 {
+								missed++
+							} else {
+								missedAbove++
+							}
+						}
+					}
+				}
+				t.Logf("%d of %d pairs at the threshold missed, %d above it; %d compared without codes", missed, pairs, missedAbove, blind)
+				// A run of a fair coin may be three deviations off.
+				if most := float64(pairs) / 1000; float64(missed) > most+3*math.Sqrt(most) {
+					t.Errorf("%d of %d pairs at the threshold are missed", missed, pairs)
+				}
+				if missedAbove > max(pairs/4000, 4) {
+					t.Errorf("%d of %d pairs above the threshold are missed", missedAbove, pairs)
+				}
+			})
+		}
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	for _, n := range []int{64, 256} {
+		for _, p := range []float64{0, 0.01, 0.1, 0.2, 0.4} {
+			x := quantile(n, p, missFirst)
+			tail := func(from int) (s float64) {
+				for k := from; k <= n; k++ {
+					s += math.Exp(logChoose(n, k)) * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+				}
+				return s
+			}
+			if tail(x+1) > missFirst || x > 0 && tail(x) <= missFirst {
+				t.Errorf("n=%d p=%v: %d, beyond it %v, from it %v", n, p, x, tail(x+1), tail(x))
+			}
+		}
+	}
+}
+
+// On data of every shape the index finds what brute force finds.
+func TestFindsWhatBruteForceFinds(t *testing.T) {
+	n := 6000
+	if testing.Short() {
+		n = 1500
+	}
+	for name, shape := range shapes {
+		t.Run(name, func(t *testing.T) {
+			const dims = 128
+			rng := rand.New(rand.NewPCG(7, 7))
+			draw := shape(rng, dims)
+			ix, flat := New(dims), index.NewFlat(dims)
+			for id := range uint64(n) {
+				v := draw()
+				if ix.Add(id, v) != nil || flat.Add(id, v) != nil {
+					t.Fatal("refused")
+				}
+			}
+			for id := range uint64(n) { // churn: the codes must follow
+				if id%3 == 0 {
+					ix.Remove(id)
+					flat.Remove(id)
+				}
+				if id%5 == 0 {
+					v := draw()
+					ix.Add(id, v)
+					flat.Add(id, v)
+				}
+			}
+			if s := ix.Stats(); s.Tier != "sketch" || s.Entries != flat.Len() {
+				t.Fatalf("%+v", s)
+			}
+			missed, asked := 0, 0
+			for range 1000 {
+				q := at(unit(draw()), normal(rng, dims, 1), 0.97)
+				want, _ := flat.Search(nil, q, 0.9, 3)
+				got, err := ix.Search(nil, q, 0.9, 3)
+				if err != nil {
+					t.Fatal(err)
+				}
+				asked += len(want)
+				for _, w := range want {
+					if !slices.ContainsFunc(got, func(h index.Hit) bool { return h.ID == w.ID && h.Score == w.Score }) {
+						missed++
+					}
+				}
+			}
+			if missed*1000 > asked {
+				t.Errorf("%d of %d missed", missed, asked)
+			}
+		})
+	}
+}
+
+func TestManySmallIndexesAreSmall(t *testing.T) {
+	const count, each, dims = 2000, 10, 4
+	var before, after memory
+	before.read()
+	all := make([]*Index, count)
+	v := make([]float32, dims)
+	for i := range all {
+		all[i] = New(dims)
+		for id := range uint64(each) {
+			v[id%dims] = float32(id + 1)
+			all[i].Add(id, v)
+		}
+	}
+	after.read()
+	perEntry := 4*dims + 8
+	if over := int(after-before)/count - each*perEntry; over > 300 {
+		t.Errorf("%d bytes beyond the entries", over)
+	}
+	if all[count-1].Len() != each {
+		t.Fatal("lost")
+	}
+}
+
+func TestSearchAllocatesNothing(t *testing.T) {
+	for _, n := range []int{100, 2000} {
+		rng := rand.New(rand.NewPCG(1, 1))
+		ix := New(64)
+		for id := range uint64(n) {
+			ix.Add(id, normal(rng, 64, 1))
+		}
+		q := normal(rng, 64, 1)
+		dst := make([]index.Hit, 0, 8)
+		if a := testing.AllocsPerRun(200, func() { dst, _ = ix.Search(dst[:0], q, 0.9, 8) }); a != 0 {
+			t.Errorf("%d vectors: %v allocations", n, a)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	ix := New(2)
+	ix.Add(1, []float32{1, 2})
+	var b bytes.Buffer
+	ix.Snapshot(&b)
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if ix, err := Load(bytes.NewReader(raw)); err == nil {
+			ix.TopK(nil, make([]float32, ix.Dims()), 3)
+		}
+	})
+}
