@@ -1,0 +1,23 @@
+//go:build !purego
+
+package vec
+
+// dotInt8NEON is dotInt8Go for n components, a positive multiple of 16.
+//
+//go:noescape
+func dotInt8NEON(a, b *int8, n int) int32
+
+// dotInt8 takes slices of equal length.
+func dotInt8(a, b []int8) int32 {
+	n := len(a) &^ 15
+	if n == 0 {
+		return dotInt8Go(a, b)
+	}
+	s := dotInt8NEON(&a[0], &b[0], n)
+	if n < len(a) {
+		s += dotInt8Go(a[n:], b[n:])
+	}
+	return s
+}
+
+func dotInt8Rows(out []int32, q, rows []int8, at []uint32) { dotInt8RowsGo(out, q, rows, at) }

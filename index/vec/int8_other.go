@@ -1,0 +1,8 @@
+//go:build (!amd64 && !arm64) || purego
+
+package vec
+
+// dotInt8 takes slices of equal length.
+func dotInt8(a, b []int8) int32 { return dotInt8Go(a, b) }
+
+func dotInt8Rows(out []int32, q, rows []int8, at []uint32) { dotInt8RowsGo(out, q, rows, at) }

@@ -1,0 +1,123 @@
+package vec
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// sameInt8 holds every implementation against the definition.
+func sameInt8(t *testing.T, a, b []int8) {
+	t.Helper()
+	var want int32
+	for i := range min(len(a), len(b)) {
+		want += int32(a[i]) * int32(b[i])
+	}
+	if got := DotInt8(a, b); got != want {
+		t.Fatalf("lengths %d and %d: %d, want %d", len(a), len(b), got, want)
+	}
+	if n := min(len(a), len(b)); dotInt8Go(a[:n], b[:n]) != want {
+		t.Fatalf("go: length %d: %d, want %d", n, dotInt8Go(a[:n], b[:n]), want)
+	}
+}
+
+func TestDotInt8(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	a, b := make([]int8, 900), make([]int8, 900)
+	for i := range a {
+		a[i], b[i] = int8(rng.Uint32()), int8(rng.Uint32())
+	}
+	for n := range 140 {
+		for offset := range 5 {
+			sameInt8(t, a[offset:offset+n], b[3:3+n])
+		}
+	}
+	sameInt8(t, a[:800], b)
+	for i := range a { // the largest products
+		a[i], b[i] = -128, -128
+	}
+	sameInt8(t, a, b)
+	sameInt8(t, nil, b)
+}
+
+func TestDotInt8Rows(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 1))
+	for _, n := range []int{32, 64, 384} {
+		rows := make([]int8, 50*n)
+		for i := range rows {
+			rows[i] = int8(rng.Uint32())
+		}
+		q := rows[7*n : 8*n]
+		for count := range 9 {
+			at := make([]uint32, count)
+			for i := range at {
+				at[i] = uint32(rng.IntN(50))
+			}
+			out, want := make([]int32, count), make([]int32, count)
+			DotInt8Rows(out, q, rows, at)
+			for j, i := range at {
+				want[j] = dotInt8Go(q, rows[int(i)*n:int(i)*n+n])
+			}
+			if !slices.Equal(out, want) {
+				t.Fatalf("%d rows of %d: %v, want %v", count, n, out, want)
+			}
+		}
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a row beyond the end is read")
+		}
+	}()
+	DotInt8Rows(make([]int32, 1), make([]int8, 32), make([]int8, 64), []uint32{2})
+}
+
+func TestQuantize(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	v := make([]float32, 100)
+	for i := range v {
+		v[i] = float32(rng.NormFloat64())
+	}
+	dst := make([]int8, 128)
+	dst[120] = 5
+	scale := Quantize(dst, v)
+	for i, x := range v {
+		if math.Abs(float64(x-float32(dst[i])*scale)) > float64(scale)*0.51 {
+			t.Fatalf("%v became %v", x, float32(dst[i])*scale)
+		}
+	}
+	if !slices.Equal(dst[100:], make([]int8, 28)) || Quantize(dst, make([]float32, 5)) != 0 || dst[3] != 0 {
+		t.Error("what is left over is not zero")
+	}
+}
+
+func FuzzDotInt8(f *testing.F) {
+	f.Add([]byte{1, 200, 3}, []byte{4, 5})
+	f.Fuzz(func(t *testing.T, x, y []byte) {
+		a, b := make([]int8, len(x)), make([]int8, len(y))
+		for i, v := range x {
+			a[i] = int8(v)
+		}
+		for i, v := range y {
+			b[i] = int8(v)
+		}
+		sameInt8(t, a, b)
+	})
+}
+
+func BenchmarkDotInt8(b *testing.B) {
+	v, w := make([]int8, 384), make([]int8, 384)
+	for i := range v {
+		v[i], w[i] = int8(i), int8(3*i)
+	}
+	b.Run("impl=chosen", func(b *testing.B) {
+		for b.Loop() {
+			DotInt8(v, w)
+		}
+	})
+	b.Run("impl=go", func(b *testing.B) {
+		for b.Loop() {
+			dotInt8Go(v, w)
+		}
+	})
+}
