@@ -1,0 +1,211 @@
+package hnsw
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/index/indextest"
+)
+
+func TestConforms(t *testing.T) {
+	indextest.Run(t, indextest.Config{
+		New:       func(dims int) index.Index { return New(dims) },
+		Load:      func(r io.Reader) (index.Index, error) { return Load(r) },
+		MinRecall: 0.995,
+	})
+}
+
+// grouped draws vectors from groups around a common mean.
+func grouped(rng *rand.Rand, dims, groups int) func() []float32 {
+	centres := make([][]float32, groups)
+	mean := make([]float32, dims)
+	for i := range mean {
+		mean[i] = float32(rng.NormFloat64()) * 0.7
+	}
+	for g := range centres {
+		centres[g] = make([]float32, dims)
+		for i := range centres[g] {
+			centres[g][i] = mean[i] + float32(rng.NormFloat64())
+		}
+	}
+	return func() []float32 {
+		v := slices.Clone(centres[rng.IntN(groups)])
+		for i := range v {
+			v[i] += float32(rng.NormFloat64()) * 0.5
+		}
+		return v
+	}
+}
+
+// recallOf is the share of the k nearest that are found.
+func recallOf(t *testing.T, ix *Index, flat *index.Flat, draw func() []float32, k int) float64 {
+	t.Helper()
+	found, wanted := 0, 0
+	for range 300 {
+		q := draw()
+		want, _ := flat.TopK(nil, q, k)
+		got, err := ix.TopK(nil, q, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted += len(want)
+		for _, w := range want {
+			if slices.ContainsFunc(got, func(h index.Hit) bool { return h.ID == w.ID }) {
+				found++
+			}
+		}
+	}
+	return float64(found) / float64(wanted)
+}
+
+func TestRecallSurvivesChurn(t *testing.T) {
+	n := 5000
+	if testing.Short() {
+		n = 1500
+	}
+	const dims = 64
+	rng := rand.New(rand.NewPCG(1, 2))
+	draw := grouped(rng, dims, 100)
+	ix, flat := New(dims), index.NewFlat(dims)
+	put := func(id uint64) {
+		v := draw()
+		if ix.Add(id, v) != nil || flat.Add(id, v) != nil {
+			t.Fatal("refused")
+		}
+	}
+	for id := range uint64(n) {
+		put(id)
+	}
+	if r := recallOf(t, ix, flat, draw, 10); r < 0.97 {
+		t.Errorf("fresh: recall %v", r)
+	}
+	for round := range 3 { // two thirds go, as many come
+		for id := range uint64(n) {
+			if rng.IntN(3) > 0 {
+				if !ix.Remove(id) || !flat.Remove(id) {
+					t.Fatalf("%d is not there", id)
+				}
+			}
+		}
+		if r := recallOf(t, ix, flat, draw, 10); r < 0.95 {
+			t.Errorf("round %d, after deletes: recall %v of %d", round, r, flat.Len())
+		}
+		for id := range uint64(n) {
+			put(id)
+		}
+		if r := recallOf(t, ix, flat, draw, 10); r < 0.96 {
+			t.Errorf("round %d, refilled: recall %v", round, r)
+		}
+	}
+	if len(ix.ids) > n+n/10 {
+		t.Errorf("%d places for %d vectors: places are not used again", len(ix.ids), n)
+	}
+}
+
+func TestFilterIsInsideTheWalk(t *testing.T) {
+	const n, dims = 3000, 32
+	rng := rand.New(rand.NewPCG(3, 2))
+	draw := grouped(rng, dims, 30)
+	ix, flat := New(dims), index.NewFlat(dims)
+	keep := func(id uint64) bool { return id%20 == 0 } // one in twenty
+	for id := range uint64(n) {
+		v := draw()
+		ix.Add(id, v)
+		if keep(id) {
+			flat.Add(id, v)
+		}
+	}
+	found, wanted := 0, 0
+	for range 200 {
+		q := draw()
+		want, _ := flat.TopK(nil, q, 5)
+		got, err := ix.SearchFunc(nil, q, -1, 5, keep)
+		if err != nil || slices.ContainsFunc(got, func(h index.Hit) bool { return !keep(h.ID) }) {
+			t.Fatalf("%v %v", got, err)
+		}
+		wanted += len(want)
+		for _, w := range want {
+			if slices.ContainsFunc(got, func(h index.Hit) bool { return h.ID == w.ID }) {
+				found++
+			}
+		}
+	}
+	if float64(found) < 0.9*float64(wanted) {
+		t.Errorf("%d of %d", found, wanted)
+	}
+	if hits, err := ix.SearchFunc(nil, draw(), -1, 5, func(uint64) bool { return false }); err != nil || len(hits) != 0 {
+		t.Errorf("nothing is accepted, and yet %v %v", hits, err)
+	}
+}
+
+func TestSnapshotKeepsTheGraph(t *testing.T) {
+	const n, dims = 2000, 32
+	rng := rand.New(rand.NewPCG(4, 2))
+	draw := grouped(rng, dims, 30)
+	ix := New(dims)
+	for id := range uint64(n) {
+		ix.Add(id, draw())
+	}
+	for id := range uint64(n / 2) { // holes
+		ix.Remove(2 * id)
+	}
+	var b bytes.Buffer
+	if err := ix.Snapshot(&b); err != nil {
+		t.Fatal(err)
+	}
+	back, err := Load(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		q := draw()
+		want, _ := ix.TopK(nil, q, 5)
+		got, err := back.TopK(nil, q, 5)
+		if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Fatalf("%v %v, want %v", got, err, want)
+		}
+	}
+	if err := back.Add(9_999_999, draw()); err != nil || back.Len() != n/2+1 {
+		t.Errorf("it does not go on: %v", err)
+	}
+}
+
+func TestSearchAllocatesNothing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 2))
+	draw := grouped(rng, 64, 20)
+	ix := New(64)
+	for id := range uint64(1000) {
+		ix.Add(id, draw())
+	}
+	q := draw()
+	dst := make([]index.Hit, 0, 16)
+	if n := testing.AllocsPerRun(200, func() { dst, _ = ix.TopK(dst[:0], q, 10) }); n != 0 {
+		t.Errorf("%v allocations per search", n)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	ix := New(3)
+	rng := rand.New(rand.NewPCG(6, 2))
+	for id := range uint64(40) {
+		ix.Add(id, []float32{float32(rng.NormFloat64()), 1, float32(rng.NormFloat64())})
+	}
+	var b bytes.Buffer
+	ix.Snapshot(&b)
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		ix, err := Load(bytes.NewReader(raw))
+		if err != nil {
+			return
+		}
+		q := make([]float32, ix.Dims())
+		q[0] = 1
+		ix.TopK(nil, q, 3)
+		ix.Add(1, q)
+	})
+}
