@@ -231,7 +231,7 @@ func TestFindsWhatBruteForceFinds(t *testing.T) {
 					}
 				}
 			}
-			if missed*1000 > asked {
+			if most := float64(asked) / 1000; float64(missed) > 1+most+3*math.Sqrt(most) {
 				t.Errorf("%d of %d missed", missed, asked)
 			}
 		})
@@ -262,6 +262,9 @@ func TestManySmallIndexesAreSmall(t *testing.T) {
 }
 
 func TestSearchAllocatesNothing(t *testing.T) {
+	if underRace {
+		t.Skip("pools drop what they are given")
+	}
 	for _, n := range []int{100, 2000} {
 		rng := rand.New(rand.NewPCG(1, 1))
 		ix := New(64)
