@@ -30,8 +30,8 @@ check: ## everything .ci/run does: race, purego, vet, staticcheck, fuzz, e2e
 bench: ## benchmarks of the hot paths, each beside its rival
 	$(GO) test -run '^$$' -bench . -benchmem ./bench
 
-bench-index: ## index benchmarks
-	$(GO) test -run '^$$' -bench . -benchmem ./index/...
+bench-index: ## a table of the indexes beside their rivals; minutes
+	$(GO) run ./bench/index
 
 image: ## build the container image semcached:latest
 	docker build --build-arg VERSION=$(VERSION) -t semcached:latest .

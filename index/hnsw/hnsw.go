@@ -91,6 +91,13 @@ func NewWith(dims int, o Options) *Index {
 	return &Index{o: o, dims: dims, stride: (dims + 31) &^ 31, at: make(map[uint64]uint32), entry: none}
 }
 
+// SetSearch changes Options.Search for the searches that follow.
+func (ix *Index) SetSearch(ef int) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	ix.o.Search = max(ef, 1)
+}
+
 // links returns the list of a node on a layer: its neighbours, and the room behind
 // them. The caller holds mu.
 func (ix *Index) links(node uint32, level int) []uint32 {

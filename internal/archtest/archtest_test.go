@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"store":              {},
 	"store/*":            {"store"},
 	"bench":              {"cache", "index", "index/*", "store", "store/*"},
+	"bench/index":        {"index", "index/*"},
 	"internal/alert":     {},
 	"internal/archtest":  {},
 	"internal/calllog":   {},
