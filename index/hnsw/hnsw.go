@@ -242,10 +242,10 @@ func (ix *Index) connect(from, node uint32, level int) {
 
 // relink chooses the neighbours of a node among candidates.
 func (ix *Index) relink(node uint32, candidates []uint32, level int) {
-	found := make([]found, 0, len(candidates))
+	found := make([]foundNode, 0, len(candidates))
 	for _, c := range candidates {
 		if c != node && int(ix.levels[c]) >= level {
-			found = append(found, newFound(c, ix.between(node, c)))
+			found = append(found, foundNode{node: c, score: ix.between(node, c)})
 		}
 	}
 	slices.SortFunc(found, nearer)

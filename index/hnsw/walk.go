@@ -35,11 +35,6 @@ type foundNode struct {
 	score float32
 }
 
-// found is a shorter name where foundNodes are collected.
-type found = foundNode
-
-func newFound(node uint32, score float32) foundNode { return foundNode{node: node, score: score} }
-
 // nearer orders best first.
 func nearer(a, b foundNode) int {
 	if c := cmp.Compare(b.score, a.score); c != 0 {
@@ -50,14 +45,13 @@ func nearer(a, b foundNode) int {
 
 // scratch is what a walk needs beside the graph.
 type scratch struct {
-	q       question
-	seen    []uint32 // by node: the epoch in which it was seen
-	epoch   uint32
-	beam    []foundNode // the best so far, best first
-	fresh   []uint32    // neighbours not seen before
-	scores  []int32
-	start   []uint32
-	counted int
+	q      question
+	seen   []uint32 // by node: the epoch in which it was seen
+	epoch  uint32
+	beam   []foundNode // the best so far, best first
+	fresh  []uint32    // neighbours not seen before
+	scores []int32
+	start  []uint32
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
