@@ -44,7 +44,7 @@ func (s *server) fallbackHooks() upstream.Hooks {
 func (s *server) proxyHooks(c *config.Config) proxy.Hooks {
 	return proxy.Hooks{
 		Done: func(e proxy.Event) { s.done(c, &e) }, Inflight: s.metrics.Inflight, Collapsed: s.metrics.Collapsed,
-		Incomplete: s.metrics.Incomplete, Filtered: s.metrics.Filtered,
+		Incomplete: s.metrics.Incomplete, Rendered: s.metrics.Rendered, Filtered: s.metrics.Filtered,
 		Fallback: func(reason, result string) {
 			s.metrics.Fallback(reason, result)
 			if result == "served" || result == "cached" {

@@ -143,6 +143,9 @@ func (s *server) wire() (err error) {
 	for _, u := range s.c.Upstreams {
 		hosts = append(hosts, u.Host)
 	}
+	if s.c.Fallback != nil {
+		hosts = append(hosts, s.c.Fallback.URL.Host)
+	}
 	s.metrics = telemetry.New(telemetry.Options{
 		Version: version, Revision: revision(), Backends: hosts,
 		Cache: func() cache.Stats { return s.engine.Stats() }, Store: s.storeStats,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/internal/span"
@@ -218,7 +219,12 @@ func (x *exchange) replay(req *request, q *cache.Query, res *cache.Result, a *wi
 	}
 	d := x.dialect(req)
 	if !req.native.Stream {
-		x.whole(http.StatusOK, d.wholeType(), d.object(nil, a))
+		start := time.Now()
+		body := d.object(nil, a)
+		if x.p.o.Hooks.Rendered != nil {
+			x.p.o.Hooks.Rendered(time.Since(start))
+		}
+		x.whole(http.StatusOK, d.wholeType(), body)
 		return
 	}
 	x.streamHead(d.streamType())

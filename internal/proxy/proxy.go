@@ -92,6 +92,8 @@ type Hooks struct {
 	Fallback func(reason, result string)
 	// Recovered reports that an upstream answered.
 	Recovered func()
+	// Rendered reports the time that it took to write out a stored answer.
+	Rendered func(d time.Duration)
 	// Incomplete reports an answer that was not kept because it was not whole.
 	Incomplete func()
 	// Filtered reports a match of a rule of the output filter.

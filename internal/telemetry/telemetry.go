@@ -25,7 +25,7 @@ import (
 var (
 	routes    = []string{"/api/chat", "/api/generate", "/v1/chat/completions", "other"}
 	outcomes  = []string{"hit_exact", "hit_semantic", "stale", "miss", "bypass", "error", "other"}
-	stages    = []string{"key", "exact", "embed", "ann", "fetch", "other"}
+	stages    = []string{"key", "exact", "embed", "ann", "fetch", "render", "other"}
 	sources   = []string{"cache", "ollama", "fallback", "other"}
 	bypasses  = []string{"load", "unload", "keep-alive-0", "debug", "context", "tool-result", "n", "logit-bias", "store", "web-search", "model", "malformed", "untranslatable", "content-encoding", "no-store", "mode-off", "loading", "other"}
 	evictions = []string{"ttl", "size", "invalidate", "model_change", "corrupt", "other"}
@@ -259,6 +259,9 @@ func (t *Telemetry) Collapsed() { t.collapsed.Inc() }
 func (t *Telemetry) Fallback(reason, result string) {
 	t.fallbacks[[2]string{known(fallbackReasons, reason), known(fallbackResults, result)}].Inc()
 }
+
+// Rendered counts the time that a stored answer took to be written out.
+func (t *Telemetry) Rendered(d time.Duration) { t.lookups["render"].Observe(d.Seconds()) }
 
 // Incomplete counts an answer that was not kept because it was not complete.
 func (t *Telemetry) Incomplete() { t.stores["rejected_partial"].Inc() }
