@@ -156,25 +156,12 @@ func (s *Store) open() (db *bbolt.DB, err error) {
 func prepare(db *bbolt.DB) error {
 	fresh := false
 	err := db.View(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			fresh = true
-			return nil
-		}
-		v := meta.Get(keyFormat)
-		if len(v) != 4 {
-			return fmt.Errorf("%w: no format number", store.ErrCorrupt)
-		}
-		if n := binary.LittleEndian.Uint32(v); n > format {
-			return fmt.Errorf("%w: %d, this semcached knows %d", store.ErrVersion, n, format)
-		}
-		for _, name := range [][]byte{bucketEntry, bucketAnswer, bucketExpiry, bucketQuarantine} {
-			if tx.Bucket(name) == nil {
-				return fmt.Errorf("%w: no bucket %s", store.ErrCorrupt, name)
-			}
-		}
+		fresh = tx.Bucket(bucketMeta) == nil
 		return nil
 	})
+	if err == nil && !fresh {
+		err = checkFormat(db)
+	}
 	if err != nil || !fresh {
 		return err
 	}
