@@ -5,6 +5,7 @@ package admin
 import (
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/pprof"
 )
@@ -14,6 +15,8 @@ type Options struct {
 	// Ready reports whether the cache serves, with details by part.
 	Ready   func() (ok bool, detail map[string]string)
 	Metrics http.Handler
+	// Backup writes a consistent copy of the data file; nil: there is none.
+	Backup  func(w io.Writer) error
 	Version string
 }
 
@@ -25,6 +28,7 @@ func New(o Options) http.Handler {
 	mux.HandleFunc("GET /healthz", alive)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, o) })
 	mux.Handle("GET /metrics", o.Metrics)
+	mux.HandleFunc("GET /backup", func(w http.ResponseWriter, r *http.Request) { backup(w, r, o) })
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -34,6 +38,25 @@ func New(o Options) http.Handler {
 		plain(w, http.StatusOK, "semcached "+o.Version+"\n\n/healthz  /livez  /readyz?verbose  /metrics  /debug/pprof/\n")
 	})
 	return mux
+}
+
+// backup sends a copy of the data file to this machine and to no other: it has
+// everybody's answers in it. A copy that breaks off ends the connection.
+func backup(w http.ResponseWriter, r *http.Request, o Options) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		plain(w, http.StatusForbidden, "only from this machine\n")
+		return
+	}
+	if o.Backup == nil {
+		plain(w, http.StatusNotFound, "nothing is kept on disk\n")
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Disposition", `attachment; filename="semcached.db"`)
+	if err := o.Backup(w); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

@@ -8,6 +8,18 @@ import (
 	"time"
 )
 
+// adminURL is where to ask a server on this machine that listens on addr.
+func adminURL(addr, path string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port) + path, nil
+}
+
 // healthcheck asks the configured admin address. It is for containers, which have
 // no other program to ask with.
 func healthcheck(ctx context.Context, env environment) int {
@@ -15,17 +27,13 @@ func healthcheck(ctx context.Context, env environment) int {
 	if !ok {
 		return code
 	}
-	host, port, err := net.SplitHostPort(c.Admin)
+	url, err := adminURL(c.Admin, "/healthz")
 	if err != nil {
 		fmt.Fprintln(env.stderr, "semcached:", err)
 		return exitUsage
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	url := "http://" + net.JoinHostPort(host, port) + "/healthz"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		fmt.Fprintln(env.stderr, "semcached:", err)

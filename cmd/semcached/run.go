@@ -34,6 +34,13 @@ const usage = `semcached is a semantic cache in front of Ollama.
   semcached config [flags]       print the effective configuration, or every mistake in it
   semcached key                  make an API key and its hash
   semcached alert [flags]        send a test alert to everybody the configuration names
+  semcached backup --to FILE     copy the data file, of a running server as well
+  semcached restore --from FILE  put a checked copy in the place of the data file
+  semcached check [--repair F]   verify the data file; write what is sound in it to a new one
+  semcached compact              give the room of removed entries back to the disk
+  semcached stats                what is in the data file
+  semcached export [--to FILE]   every entry as a line of JSON
+  semcached import --from FILE   store an export, or lines of {"question", "answer"}, through a running server
   semcached healthcheck [flags]  ask the admin address of a running server; exit 0 if it is well
   semcached version              print version and build
   semcached help                 print this
@@ -54,6 +61,20 @@ func run(ctx context.Context, env environment) int {
 		return demo(ctx, env)
 	case "config":
 		return showConfig(env)
+	case "backup":
+		return backupData(ctx, env)
+	case "restore":
+		return restoreData(ctx, env)
+	case "check":
+		return checkData(ctx, env)
+	case "compact":
+		return compactData(ctx, env)
+	case "stats":
+		return dataStats(ctx, env)
+	case "export":
+		return exportData(ctx, env)
+	case "import":
+		return importData(ctx, env)
 	case "key":
 		return newKey(env)
 	case "alert":

@@ -123,7 +123,7 @@ func openStore(c *config.Config, log *slog.Logger) (store.Store, error) {
 	if c.Data == inMemory {
 		return mem.New(nil), nil
 	}
-	path := filepath.Join(c.Data, "semcached.db")
+	path := filepath.Join(c.Data, dataFile)
 	s, err := bolt.Open(bolt.Options{Path: path, Log: log})
 	switch {
 	case errors.Is(err, store.ErrLocked):
@@ -280,7 +280,11 @@ func (s *server) background(ctx context.Context, services ...func(context.Contex
 // streams last. Slow clients are bounded chunk by chunk in package proxy. The
 // clients' requests end with base.
 func (s *server) servers(base context.Context) (front, back *http.Server) {
-	operators := admin.New(admin.Options{Ready: s.ready, Metrics: s.metrics.Handler(), Version: version})
+	o := admin.Options{Ready: s.ready, Metrics: s.metrics.Handler(), Version: version}
+	if b, ok := s.store.(interface{ Backup(w io.Writer) error }); ok {
+		o.Backup = b.Backup
+	}
+	operators := admin.New(o)
 	if config.Loopback(s.back.Addr().String()) {
 		operators = api.GuardHost(operators)
 	}
