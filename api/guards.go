@@ -16,9 +16,10 @@ const allowedHeaders = "Authorization, Content-Type, User-Agent, Accept, X-Reque
 	"x-stainless-arch, x-stainless-async, x-stainless-custom-poll-interval, x-stainless-helper-method, x-stainless-lang, " +
 	"x-stainless-os, x-stainless-package-version, x-stainless-poll-helper, x-stainless-retry-count, x-stainless-runtime, " +
 	"x-stainless-runtime-version, x-stainless-timeout, Cache-Control, Pragma, X-Request-Id, Traceparent, Tracestate, " +
-	"X-Semcached-Mode, X-Semcached-Ttl, X-Semcached-Threshold, X-Semcached-Namespace, X-Semcached-Tags, X-Semcached-Durability"
+	"X-Api-Key, X-Semcached-Fallback, X-Semcached-Mode, X-Semcached-Ttl, X-Semcached-Threshold, X-Semcached-Namespace, X-Semcached-Tags, X-Semcached-Durability"
 
-const exposedHeaders = "Cache-Status, Age, X-Cache, X-Request-Id, X-Semcached-Source, X-Semcached-Similarity, X-Semcached-Id, X-Semcached-Reason"
+const exposedHeaders = "Cache-Status, Age, X-Cache, X-Request-Id, X-Semcached-Source, X-Semcached-Similarity, X-Semcached-Id, X-Semcached-Reason, " +
+	"X-Semcached-Remote, X-Semcached-Fallback-Reason, Retry-After"
 
 // guards refuses requests that a web page makes without leave, as Ollama does: a
 // Host that is not this machine's on a loopback listener, and an Origin that is

@@ -191,6 +191,9 @@ func (x *exchange) forward(req *upstream.Request, rescue func(*failure)) {
 		}
 		resp.Body = io.NopCloser(bytes.NewReader(body))
 	}
+	if rescue != nil && x.p.o.Hooks.Recovered != nil {
+		x.p.o.Hooks.Recovered()
+	}
 	if x.event.Source = "ollama"; resp.StatusCode >= 500 {
 		x.event.Outcome = "error"
 	}

@@ -27,6 +27,7 @@ func (x *exchange) relayWhole(reader *flight.Reader, d dialect, status int, kind
 	}
 	status, kind, body = d.relay(status, kind, body)
 	x.whole(status, kind, body)
+	reader.Next(x.r.Context()) // the end: then the maker has left its result
 }
 
 // relayStream passes chunks on as they come.
@@ -82,6 +83,7 @@ func (x *exchange) failUpstream(err error) {
 	var both *exhausted
 	var blocked *filter.BlockedError
 	h := x.w.Header()
+	h.Del("X-Semcached-Source") // nobody answered
 	switch {
 	case errors.As(err, &blocked):
 		status = http.StatusForbidden

@@ -213,6 +213,18 @@ func TestFallbackIsNotAskedWhenItMustNot(t *testing.T) {
 	}
 }
 
+func TestEventsTellWhatWasAnswered(t *testing.T) {
+	g := newRig(t, nil)
+	for _, stream := range []string{`,"stream":false`, ""} {
+		for _, path := range []string{"/api/chat", "/v1/chat/completions"} {
+			g.post(path, chat("x", stream), "Cache-Control", "no-cache")
+			if e := <-g.events; e.InputTokens != 3 || e.OutputTokens != 2 || e.DoneReason != "stop" || len(e.Attempts) != 1 || e.Attempts[0].Status != 200 || e.Out == 0 || e.In == 0 || e.Turns != 1 {
+				t.Errorf("%s %s: %+v", path, stream, e)
+			}
+		}
+	}
+}
+
 func TestBypassedRequestsFallBackToo(t *testing.T) {
 	for _, mode := range []string{"reset", "503"} {
 		c, s := newCloud(t), new(switched)
