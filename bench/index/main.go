@@ -177,6 +177,7 @@ func at(x []float32, draw func() []float32, rng *rand.Rand, t float64) []float32
 // run measures threshold lookups of an index that it fills first.
 func (s *set) run(name string, ix index.Index, fill bool) {
 	rate := s.fill(ix, fill)
+	time.Sleep(time.Duration(s.n/10_000) * 500 * time.Millisecond) // lists are made in the background
 	for kind, qs := range map[string]*[][]float32{"hit": &s.hits, "miss": &s.misses} {
 		times, found, wrong := make([]time.Duration, 0, questions), 0, 0
 		dst := make([]index.Hit, 0, 16)

@@ -142,6 +142,21 @@ func (f *floatPool) get(n int) *[]float32 {
 
 func (f *floatPool) put(b *[]float32) { f.p.Put(b) }
 
+type bytePool struct{ p sync.Pool }
+
+var byteScratch = bytePool{sync.Pool{New: func() any { return new([]int8) }}}
+
+func (b *bytePool) get(n int) *[]int8 {
+	s := b.p.Get().(*[]int8)
+	if cap(*s) < n {
+		*s = make([]int8, n)
+	}
+	*s = (*s)[:n]
+	return s
+}
+
+func (b *bytePool) put(s *[]int8) { b.p.Put(s) }
+
 type numberPool struct{ p sync.Pool }
 
 var rowNumbers = numberPool{sync.Pool{New: func() any { return new([]uint32) }}}
