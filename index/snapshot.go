@@ -102,7 +102,7 @@ func ReadSnapshot(r io.Reader, begin func(dims int), add func(id uint64, v []flo
 func readHead(r io.Reader) (dims int, n uint64, err error) {
 	var head [headerBytes + 4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, 0, corrupt(err)
+		return 0, 0, CutShort(err)
 	}
 	if string(head[:7]) != snapshotMagic[:7] {
 		return 0, 0, fmt.Errorf("%w: not a snapshot", ErrCorrupt)
@@ -124,16 +124,16 @@ func readHead(r io.Reader) (dims int, n uint64, err error) {
 func readBlock(r io.Reader, rowBytes int, left uint64) (block []byte, rows uint64, err error) {
 	var count [4]byte
 	if _, err := io.ReadFull(r, count[:]); err != nil {
-		return nil, 0, corrupt(err)
+		return nil, 0, CutShort(err)
 	}
 	rows = uint64(binary.LittleEndian.Uint32(count[:]))
 	if rows == 0 || rows > blockRows || rows > left {
 		return nil, 0, fmt.Errorf("%w: a block of %d rows", ErrCorrupt, rows)
 	}
 	size := int(rows) * rowBytes
-	block, err = readGrowing(r, size+4)
+	block, err = ReadGrowing(r, size+4)
 	if err != nil {
-		return nil, 0, corrupt(err)
+		return nil, 0, CutShort(err)
 	}
 	sum := crc32.Update(crc32.Checksum(count[:], castagnoli), castagnoli, block[:size])
 	if sum != binary.LittleEndian.Uint32(block[size:]) {
@@ -142,8 +142,8 @@ func readBlock(r io.Reader, rowBytes int, left uint64) (block []byte, rows uint6
 	return block[:size], rows, nil
 }
 
-// readGrowing reads n bytes, allocating no more than has come in so far, twice over.
-func readGrowing(r io.Reader, n int) ([]byte, error) {
+// ReadGrowing reads n bytes, allocating no more than has come in so far, twice over.
+func ReadGrowing(r io.Reader, n int) ([]byte, error) {
 	b := make([]byte, 0, min(n, 64<<10))
 	for len(b) < n {
 		if len(b) == cap(b) {
@@ -158,7 +158,9 @@ func readGrowing(r io.Reader, n int) ([]byte, error) {
 	return b, nil
 }
 
-func corrupt(err error) error {
+// CutShort returns the error of a snapshot that could not be read on: ErrCorrupt if it
+// ended, else what its reader said.
+func CutShort(err error) error {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: cut short", ErrCorrupt)
 	}

@@ -46,6 +46,26 @@ const usage = `semcached is a semantic cache in front of Ollama.
   semcached help                 print this
 `
 
+// commands are the subcommands by name.
+var commands = map[string]func(context.Context, environment) int{
+	"serve": serve, "demo": demo, "alert": testAlert, "healthcheck": healthcheck,
+	"backup": backupData, "restore": restoreData, "check": checkData, "compact": compactData,
+	"stats": dataStats, "export": exportData, "import": importData,
+	"config": offline(showConfig), "key": offline(newKey),
+	"version": offline(showVersion), "--version": offline(showVersion), "-v": offline(showVersion),
+	"help": offline(help), "--help": offline(help), "-h": offline(help),
+}
+
+// offline is a subcommand that waits for nobody.
+func offline(f func(environment) int) func(context.Context, environment) int {
+	return func(_ context.Context, env environment) int { return f(env) }
+}
+
+func help(env environment) int {
+	fmt.Fprint(env.stdout, usage)
+	return exitOK
+}
+
 // run carries out one subcommand and returns the exit code.
 func run(ctx context.Context, env environment) int {
 	if len(env.args) == 0 {
@@ -54,38 +74,8 @@ func run(ctx context.Context, env environment) int {
 	}
 	name := env.args[0]
 	env.args = env.args[1:]
-	switch name {
-	case "serve":
-		return serve(ctx, env)
-	case "demo":
-		return demo(ctx, env)
-	case "config":
-		return showConfig(env)
-	case "backup":
-		return backupData(ctx, env)
-	case "restore":
-		return restoreData(ctx, env)
-	case "check":
-		return checkData(ctx, env)
-	case "compact":
-		return compactData(ctx, env)
-	case "stats":
-		return dataStats(ctx, env)
-	case "export":
-		return exportData(ctx, env)
-	case "import":
-		return importData(ctx, env)
-	case "key":
-		return newKey(env)
-	case "alert":
-		return testAlert(ctx, env)
-	case "healthcheck":
-		return healthcheck(ctx, env)
-	case "version", "--version", "-v":
-		return showVersion(env)
-	case "help", "--help", "-h":
-		fmt.Fprint(env.stdout, usage)
-		return exitOK
+	if command, ok := commands[name]; ok {
+		return command(ctx, env)
 	}
 	fmt.Fprintf(env.stderr, "semcached: there is no subcommand %q\n\n%s", name, usage)
 	return exitUsage

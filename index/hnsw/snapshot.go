@@ -3,7 +3,6 @@ package hnsw
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -112,7 +111,7 @@ func Load(r io.Reader) (*Index, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	var head [headBytes + 4]byte
 	if _, err := io.ReadFull(br, head[:]); err != nil {
-		return nil, corrupt(err)
+		return nil, index.CutShort(err)
 	}
 	if string(head[:7]) != snapshotMagic[:7] {
 		return nil, fmt.Errorf("%w: not a snapshot of a graph", index.ErrCorrupt)
@@ -149,16 +148,16 @@ func Load(r io.Reader) (*Index, error) {
 func (ix *Index) readBlock(r io.Reader, left, nodes uint64) (uint64, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, corrupt(err)
+		return 0, index.CutShort(err)
 	}
 	n, size := uint64(binary.LittleEndian.Uint32(head[:])), int(binary.LittleEndian.Uint32(head[4:]))
 	largest := 8 + 1 + 4*ix.dims + 2 + 4*2*ix.o.M + maxLevel*(2+4*ix.o.M)
 	if n == 0 || n > blockNodes || n > left || size > int(n)*largest {
 		return 0, fmt.Errorf("%w: a block of %d nodes", index.ErrCorrupt, n)
 	}
-	block, err := readGrowing(r, size+4)
+	block, err := index.ReadGrowing(r, size+4)
 	if err != nil {
-		return 0, corrupt(err)
+		return 0, index.CutShort(err)
 	}
 	sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, block[:size])
 	if sum != binary.LittleEndian.Uint32(block[size:]) {
@@ -247,26 +246,3 @@ func (r *reader) u8() uint8   { return r.take(1)[0] }
 func (r *reader) u16() uint16 { return binary.LittleEndian.Uint16(r.take(2)) }
 func (r *reader) u32() uint32 { return binary.LittleEndian.Uint32(r.take(4)) }
 func (r *reader) u64() uint64 { return binary.LittleEndian.Uint64(r.take(8)) }
-
-// readGrowing reads n bytes, allocating no more than has come in so far, twice over.
-func readGrowing(r io.Reader, n int) ([]byte, error) {
-	b := make([]byte, 0, min(n, 64<<10))
-	for len(b) < n {
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-		m, err := io.ReadFull(r, b[len(b):min(cap(b), n)])
-		b = b[:len(b)+m]
-		if err != nil {
-			return nil, err
-		}
-	}
-	return b, nil
-}
-
-func corrupt(err error) error {
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: cut short", index.ErrCorrupt)
-	}
-	return fmt.Errorf("read snapshot: %w", err)
-}
