@@ -44,7 +44,49 @@ type Stats struct {
 	Tier       string // implementation: "flat", "coder", ...
 	Entries    int    // live vectors
 	Bytes      int64  // memory held, approximately
+	Hot        int64  // of them, without the exact vectors: what searches read all the time
 	Tombstones int    // deleted vectors that still take room
+	// Probed and Recall are of the last time that the index compared its answers
+	// with exact ones: how many questions, and the share answered as well, 0 to 1.
+	// Probed is 0 if it never has: it is exact, or small.
+	Probed int
+	Recall float64
+}
+
+// Note is what a search leaves for an Add of the same vector to the same index: the
+// work of finding its place. A zero Note is empty. One that does not fit any more (the
+// index has changed its structure, the vector is another) costs nothing but the work
+// that it would have saved. A Note is used by one goroutine at a time.
+type Note struct {
+	// State belongs to the index that wrote it.
+	State any
+}
+
+// Noter is an Index whose searches can spare work to the Add that follows a miss.
+type Noter interface {
+	Index
+
+	// SearchNote is Search that leaves n for AddNote when it finds nothing.
+	SearchNote(dst []Hit, q []float32, threshold float32, k int, n *Note) ([]Hit, error)
+
+	// AddNote is Add of the vector that SearchNote was asked for.
+	AddNote(id uint64, v []float32, n *Note) error
+}
+
+// SearchNote is ix.SearchNote if there is one, else ix.Search.
+func SearchNote(ix Index, dst []Hit, q []float32, threshold float32, k int, n *Note) ([]Hit, error) {
+	if noter, ok := ix.(Noter); ok {
+		return noter.SearchNote(dst, q, threshold, k, n)
+	}
+	return ix.Search(dst, q, threshold, k)
+}
+
+// AddNote is ix.AddNote if there is one and n is not empty, else ix.Add.
+func AddNote(ix Index, id uint64, v []float32, n *Note) error {
+	if noter, ok := ix.(Noter); ok && n != nil && n.State != nil {
+		return noter.AddNote(id, v, n)
+	}
+	return ix.Add(id, v)
 }
 
 // Index holds vectors of one dimension and answers similarity queries.

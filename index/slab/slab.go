@@ -1,0 +1,85 @@
+// Package slab keeps rows of equal length in chunks of memory that never move: a row
+// that is there stays where it is while others come, and growing copies nothing but
+// the first, small chunk.
+//
+// On Linux large chunks are given to the kernel to be mapped by huge pages: an index
+// reads rows far apart, and most of the time of such a read is the page table's.
+package slab
+
+import (
+	"math/bits"
+	"unsafe"
+)
+
+// chunkBytes is about the size of a chunk: a few huge pages.
+const chunkBytes = 4 << 20
+
+// Of is a table of rows of T. The zero value is not usable; see New. It has no lock:
+// rows may be read while nobody calls Grow or Clear.
+type Of[T any] struct {
+	width  int
+	shift  uint // a chunk has 1<<shift rows
+	chunks [][]T
+}
+
+// New returns an empty table for rows of width elements; width < 1 is a programmer's
+// mistake and panics.
+func New[T any](width int) Of[T] {
+	if width < 1 {
+		panic("slab: width must be positive")
+	}
+	var t T
+	rows := max(1, chunkBytes/(width*int(unsafe.Sizeof(t))))
+	return Of[T]{width: width, shift: uint(bits.Len(uint(rows)) - 1)}
+}
+
+// Row returns row i, which Grow has made room for. It is valid until Clear, and row of
+// the first chunk until Grow.
+func (s *Of[T]) Row(i int) []T {
+	chunk, at := s.chunks[i>>s.shift], (i&(1<<s.shift-1))*s.width
+	return chunk[at : at+s.width : at+s.width]
+}
+
+// Shift returns the binary logarithm of the number of rows in a chunk.
+func (s *Of[T]) Shift() uint { return s.shift }
+
+// Chunks returns the chunks, each but the first of 1<<Shift rows, for code that reads
+// many rows at once. They must not be changed.
+func (s *Of[T]) Chunks() [][]T { return s.chunks }
+
+// Grow makes room for n rows in all. The first chunk grows by a quarter at a time, so
+// that small tables stay small.
+func (s *Of[T]) Grow(n int) {
+	full := 1 << s.shift
+	if n > 0 && (len(s.chunks) == 0 || len(s.chunks[0]) < min(n, full)*s.width) {
+		have := 0
+		if len(s.chunks) > 0 {
+			have = len(s.chunks[0]) / s.width
+		} else {
+			s.chunks = make([][]T, 1)
+		}
+		first := make([]T, min(full, max(n, have+max(4, have/4)))*s.width)
+		if len(first) == full*s.width {
+			advise(first)
+		}
+		copy(first, s.chunks[0])
+		s.chunks[0] = first
+	}
+	for len(s.chunks)<<s.shift < n {
+		chunk := make([]T, full*s.width)
+		advise(chunk)
+		s.chunks = append(s.chunks, chunk)
+	}
+}
+
+// Clear gives the memory back.
+func (s *Of[T]) Clear() { s.chunks = nil }
+
+// Bytes returns the memory held.
+func (s *Of[T]) Bytes() (n int64) {
+	var t T
+	for _, c := range s.chunks {
+		n += int64(len(c)) * int64(unsafe.Sizeof(t))
+	}
+	return n + int64(cap(s.chunks))*int64(unsafe.Sizeof(s.chunks))
+}
