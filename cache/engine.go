@@ -196,7 +196,7 @@ func (e *Engine) Load(ctx context.Context) (store.LoadReport, error) {
 	if len(superseded) > 0 {
 		// A crash came between the commits of an entry and of the
 		// removal of the one it replaced.
-		if err := e.o.Store.Delete(superseded, nil); err != nil {
+		if err := e.o.Store.Delete(superseded, false, nil); err != nil {
 			return report, err
 		}
 	}
@@ -282,7 +282,7 @@ func (e *Engine) sweep(ctx context.Context) {
 		}
 		e.forget(ids, "ttl")
 		done := make(chan error, 1)
-		if err := e.o.Store.Delete(ids, func(err error) { done <- err }); err != nil {
+		if err := e.o.Store.Delete(ids, true, func(err error) { done <- err }); err != nil {
 			return
 		}
 		if err := await(ctx, done); err != nil {

@@ -32,7 +32,7 @@ func (e *Engine) shrink(limit int) {
 		}
 		victim := e.victimLocked(e.o.Now())
 		ix := e.removeLocked(victim)
-		e.o.Store.Delete([]uint64{victim.id}, nil) // only ErrClosed: nothing is served after that
+		e.o.Store.Delete([]uint64{victim.id}, false, nil) // only ErrClosed: nothing is served after that
 		e.mu.Unlock()
 		if ix != nil {
 			ix.Remove(victim.id)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"sync"
 	"testing"
@@ -21,19 +22,21 @@ type fakeStore struct {
 	syncErr error           // given to done
 	rotten  map[uint64]bool // answers that cannot be read
 	reads   int
+	seq     uint64
 }
 
 func newFakeStore() *fakeStore {
 	return &fakeStore{recs: make(map[uint64]*store.Record), rotten: make(map[uint64]bool)}
 }
 
-func (s *fakeStore) Put(r *store.Record, done func(error)) error {
+func (s *fakeStore) Put(r *store.Record, _ bool, done func(error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.putErr != nil {
 		return s.putErr
 	}
 	if s.syncErr == nil {
+		s.seq++
 		s.recs[r.ID] = r
 		s.last = max(s.last, r.ID)
 	}
@@ -43,10 +46,11 @@ func (s *fakeStore) Put(r *store.Record, done func(error)) error {
 	return nil
 }
 
-func (s *fakeStore) Delete(ids []uint64, done func(error)) error {
+func (s *fakeStore) Delete(ids []uint64, _ bool, done func(error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.syncErr == nil {
+		s.seq++
 		for _, id := range ids {
 			delete(s.recs, id)
 		}
@@ -111,6 +115,23 @@ func (s *fakeStore) Sync(context.Context) error    { return nil }
 func (s *fakeStore) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 func (s *fakeStore) Close() error                  { return nil }
 func (s *fakeStore) Stats() store.Stats            { return store.Stats{Kind: "fake"} }
+
+func (s *fakeStore) Seq() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seq
+}
+
+// Changes keeps no log.
+func (s *fakeStore) Changes(_ context.Context, after uint64, _ func(store.Change) error) error {
+	if after < s.Seq() {
+		return store.ErrGone
+	}
+	return nil
+}
+
+func (s *fakeStore) SaveSnapshot(uint64, func(io.Writer) error) error { return nil }
+func (s *fakeStore) Snapshot() (uint64, io.ReadCloser, error)         { return 0, nil, store.ErrNotFound }
 
 func (s *fakeStore) ids() []uint64 {
 	s.mu.Lock()

@@ -112,11 +112,11 @@ func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) e
 		return ErrInvalidated
 	}
 	old := e.insertLocked(en, len(answer))
-	var done func(error) // nil lets the store gather writes before it commits
+	var done func(error)
 	if durable != nil {
 		done = func(err error) { durable <- err }
 	}
-	if err := e.o.Store.Put(rec, done); err != nil {
+	if err := e.o.Store.Put(rec, done != nil, done); err != nil {
 		if done != nil {
 			done(err) // counted by who waits
 		} else {
@@ -126,7 +126,7 @@ func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) e
 	var was index.Index
 	if old != nil {
 		was = e.removeLocked(old)
-		e.o.Store.Delete([]uint64{old.id}, nil) // only ErrClosed: the put has failed as well then
+		e.o.Store.Delete([]uint64{old.id}, false, nil) // only ErrClosed: the put has failed as well then
 	}
 	e.mu.Unlock()
 	if was != nil {
@@ -287,7 +287,7 @@ func (e *Engine) dropDurably(ctx context.Context, ids []uint64, reason string) e
 func (e *Engine) dropBatch(ids []uint64, reason string, done func(error)) error {
 	e.mu.Lock()
 	gone, vectors := e.forgetLocked(ids)
-	err := e.o.Store.Delete(ids, done) // also what memory did not have
+	err := e.o.Store.Delete(ids, done != nil, done) // also what memory did not have
 	e.mu.Unlock()
 	vectors.remove()
 	e.evicted(reason, len(gone))
@@ -404,7 +404,7 @@ func (e *Engine) embedOne(ctx context.Context, j lateJob) {
 	e.mu.Lock() // so that no Delete of a removed entry comes before this Put
 	defer e.mu.Unlock()
 	if !j.entry.removed {
-		if err := e.o.Store.Put(rec, nil); err != nil {
+		if err := e.o.Store.Put(rec, false, nil); err != nil {
 			e.count.storeFailed.Add(1)
 		}
 	}

@@ -10,6 +10,7 @@ package store
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 )
 
@@ -29,15 +30,20 @@ var (
 	ErrBusy = errors.New("store: write queue is full")
 	// ErrTooLarge: the record exceeds a limit of the format.
 	ErrTooLarge = errors.New("store: record is too large")
+	// ErrFull: the data file has reached its greatest size. Deletes still
+	// work, and make room.
+	ErrFull = errors.New("store: data file is full")
 )
 
 // Errors of reading.
 var (
 	// ErrNotFound: there is no such record.
 	ErrNotFound = errors.New("store: not found")
-	// ErrCorrupt: the record is damaged; it has been counted and will not
-	// be loaded again.
-	ErrCorrupt = errors.New("store: record is corrupt")
+	// ErrCorrupt: the record or the snapshot is damaged; it has been counted
+	// and will not be loaded again.
+	ErrCorrupt = errors.New("store: data is corrupt")
+	// ErrGone: the log does not reach back so far.
+	ErrGone = errors.New("store: changes are no longer in the log")
 )
 
 // Store keeps records by ID. All methods are safe for concurrent use.
@@ -49,13 +55,41 @@ type Store interface {
 	// owns r and everything it points to from then on, read-only. done, if
 	// not nil, is called exactly once from another goroutine with nil when
 	// r is durable (fsynced) or with the error that prevented it; it must
-	// not block. Put itself returns ErrClosed, ErrBusy or ErrTooLarge, in
-	// which case done is not called.
-	Put(r *Record, done func(error)) error
+	// not block. urgent asks for a commit at once, because somebody waits;
+	// other writes are gathered first. Put itself returns ErrClosed, ErrBusy
+	// or ErrTooLarge, in which case done is not called.
+	Put(r *Record, urgent bool, done func(error)) error
 
 	// Delete queues the removal of ids; ids that do not exist are ignored.
-	// done is as for Put. Deletes are never refused with ErrBusy.
-	Delete(ids []uint64, done func(error)) error
+	// The store owns ids from then on. urgent and done are as for Put.
+	// Deletes are never refused with ErrBusy.
+	Delete(ids []uint64, urgent bool, done func(error)) error
+
+	// Seq is the number of the last committed change, 0 if there was none
+	// ever. Every Put and every Delete gets the next number, in the order in
+	// which they were queued, when it is committed. One that fails gets none.
+	Seq() uint64
+
+	// Changes calls fn for every committed change after number after, oldest
+	// first, until fn returns an error, which Changes returns. It ends with
+	// the change that was the last when it was called, or later. A put is
+	// told with its record as it is now, and skipped when that has gone
+	// since: the change that removed it follows. Errors: ErrGone, before fn
+	// is called at all; ErrClosed; ctx's.
+	Changes(ctx context.Context, after uint64, fn func(Change) error) error
+
+	// SaveSnapshot keeps a snapshot beside the data, in the place of the last
+	// one: write makes its content, which is opaque to the store, and seq is
+	// the last change that it covers. If write or the disk fails, the last
+	// snapshot stays. Changes up to seq may leave the log after that. Calls
+	// wait for each other.
+	SaveSnapshot(seq uint64, write func(w io.Writer) error) error
+
+	// Snapshot opens the snapshot; the caller closes r. Errors: ErrNotFound
+	// if there is none, ErrVersion, ErrClosed, and ErrCorrupt, which r's Read
+	// may return as well; bytes that Read has returned were sound. A damaged
+	// snapshot is put aside: the next call returns ErrNotFound.
+	Snapshot() (seq uint64, r io.ReadCloser, err error)
 
 	// Load calls fn for every readable, unexpired record in ascending ID
 	// order, without Record.Answer, until fn returns an error, which Load
@@ -88,6 +122,13 @@ type Store interface {
 	Close() error
 }
 
+// Change is one committed change.
+type Change struct {
+	Seq     uint64
+	Put     *Record  // without Answer, as from Load; fn owns it. nil for a delete
+	Deleted []uint64 // IDs, not all of which need have existed; nil for a put
+}
+
 // LoadReport says what Load found.
 type LoadReport struct {
 	Records int    // given to fn
@@ -107,6 +148,15 @@ type Stats struct {
 	Failed      int64  // writes that could not be committed since opening
 	LastErr     string // the last commit error, "" if the last commit succeeded
 	Quarantined string // where a damaged data file was moved since opening, "" if none was
+
+	Free        int64     // bytes of Bytes that are free for new records
+	Seq         uint64    // of the last committed change
+	LogSince    uint64    // Changes after this number and later ones are there
+	SnapshotSeq uint64    // last change that the snapshot covers, 0 if there is none
+	SnapshotAt  time.Time // when the snapshot was made, zero if there is none
+	Compactions int64     // completed since opening
+	Busy        int64     // writes refused with ErrBusy since opening
+	Full        bool      // the last commit failed for want of room
 }
 
 // Record is one cache entry as it is kept on disk.

@@ -112,7 +112,7 @@ func running(t *testing.T, o Options) (s *Store, stop func()) {
 
 func put(s *Store, r *store.Record) error {
 	done := make(chan error, 1)
-	if err := s.Put(r, func(err error) { done <- err }); err != nil {
+	if err := s.Put(r, true, func(err error) { done <- err }); err != nil {
 		return err
 	}
 	return <-done
@@ -124,7 +124,7 @@ func filled(t *testing.T, n uint64) string {
 	path := filepath.Join(t.TempDir(), "semcached.db")
 	s, stop := running(t, Options{Path: path})
 	for id := range n {
-		s.Put(storetest.Record(id+1), nil)
+		s.Put(storetest.Record(id+1), false, nil)
 	}
 	if err := s.Sync(t.Context()); err != nil {
 		t.Fatal(err)
@@ -313,7 +313,7 @@ func TestFullDiskFailsWritesAndHeals(t *testing.T) {
 	}
 	r := storetest.Record(4000)
 	r.Answer = make([]byte, 1<<20)
-	if err := s.Put(r, nil); err != nil {
+	if err := s.Put(r, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Sync(t.Context()); err == nil {
@@ -341,12 +341,12 @@ func TestQueueIsBounded(t *testing.T) {
 	var busy error
 	n := 0
 	for ; busy == nil && n < 1000; n++ { // nobody runs it
-		busy = s.Put(storetest.Record(uint64(n+1)), nil)
+		busy = s.Put(storetest.Record(uint64(n+1)), false, nil)
 	}
 	if !errors.Is(busy, store.ErrBusy) || n > 30 {
 		t.Errorf("%v after %d writes", busy, n)
 	}
-	if err := s.Delete([]uint64{1}, nil); err != nil {
+	if err := s.Delete([]uint64{1}, false, nil); err != nil {
 		t.Errorf("a delete was refused: %v", err)
 	}
 }
@@ -390,7 +390,7 @@ func crashChild(path string) {
 	s.Load(context.Background(), storetest.Epoch, func(r *store.Record) error { last = max(last, r.ID); return nil })
 	fmt.Println("READY")
 	for id := last + 1; ; id++ {
-		if err := s.Put(storetest.Record(id), func(err error) {
+		if err := s.Put(storetest.Record(id), true, func(err error) {
 			if err == nil {
 				fmt.Println(id)
 			}
@@ -482,7 +482,7 @@ func BenchmarkPut(b *testing.B) {
 	}
 	b.Run("durability=async", func(b *testing.B) {
 		for b.Loop() {
-			for s.Put(record(), nil) != nil {
+			for s.Put(record(), false, nil) != nil {
 				s.Sync(ctx)
 			}
 		}

@@ -261,10 +261,10 @@ func Rewrite(ctx context.Context, from, to string, now time.Time) (kept, left in
 			return nil
 		}
 		kept++
-		err = out.Put(r, nil)
+		err = out.Put(r, false, nil)
 		if errors.Is(err, store.ErrBusy) {
 			if err = out.Sync(ctx); err == nil {
-				err = out.Put(r, nil)
+				err = out.Put(r, false, nil)
 			}
 		}
 		return err

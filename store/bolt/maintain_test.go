@@ -141,7 +141,7 @@ func TestCompactionGivesRoomBack(t *testing.T) {
 	for id := range uint64(2900) {
 		gone = append(gone, id+1)
 	}
-	s.Delete(gone, nil)
+	s.Delete(gone, false, nil)
 	if err := s.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}

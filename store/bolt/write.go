@@ -40,7 +40,9 @@ type op struct {
 	ids  []uint64
 	id   uint64
 	key  []byte
-	done func(error)
+
+	urgent bool
+	done   func(error)
 }
 
 func (o op) size() int64 {
@@ -52,11 +54,11 @@ func (o op) size() int64 {
 }
 
 // Put implements store.Store.
-func (s *Store) Put(r *store.Record, done func(error)) error {
+func (s *Store) Put(r *store.Record, urgent bool, done func(error)) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
-	o := op{kind: opPut, rec: r, done: done}
+	o := op{kind: opPut, rec: r, urgent: urgent, done: done}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -71,8 +73,8 @@ func (s *Store) Put(r *store.Record, done func(error)) error {
 }
 
 // Delete implements store.Store.
-func (s *Store) Delete(ids []uint64, done func(error)) error {
-	return s.enqueue(op{kind: opDelete, ids: ids, done: done})
+func (s *Store) Delete(ids []uint64, urgent bool, done func(error)) error {
+	return s.enqueue(op{kind: opDelete, ids: ids, urgent: urgent, done: done})
 }
 
 // Sync implements store.Store. What fails between its call and its turn in the
@@ -85,7 +87,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		return store.ErrClosed
 	}
 	failures := s.failures
-	s.enqueueLocked(op{kind: opBarrier, done: func(err error) { done <- err }})
+	s.enqueueLocked(op{kind: opBarrier, urgent: true, done: func(err error) { done <- err }})
 	s.mu.Unlock()
 	select {
 	case err := <-done:
@@ -113,7 +115,7 @@ func (s *Store) enqueue(o op) error {
 func (s *Store) enqueueLocked(o op) {
 	s.queue = append(s.queue, o)
 	s.bytes += o.size()
-	s.urgent = s.urgent || o.done != nil
+	s.urgent = s.urgent || o.urgent
 	if s.urgent || len(s.queue) == 1 || len(s.queue) >= batchOps {
 		select {
 		case s.wake <- struct{}{}:
@@ -200,6 +202,11 @@ func (s *Store) commitNext() bool {
 		s.failure = err
 	} else {
 		s.stats.LastErr = ""
+		for _, o := range batch {
+			if o.kind <= opQuarantine {
+				s.stats.Seq++
+			}
+		}
 	}
 	s.mu.Unlock()
 	finish(batch, err)

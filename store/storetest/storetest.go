@@ -78,7 +78,7 @@ func Record(id uint64) *store.Record {
 func (r *rig) put(rec *store.Record) {
 	r.Helper()
 	done := make(chan error, 1)
-	if err := r.Put(rec, func(err error) { done <- err }); err != nil {
+	if err := r.Put(rec, true, func(err error) { done <- err }); err != nil {
 		r.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -145,7 +145,7 @@ func deletes(r *rig) {
 		r.put(Record(id + 1))
 	}
 	done := make(chan error, 1)
-	if err := r.Delete([]uint64{2, 4, 77}, func(err error) { done <- err }); err != nil {
+	if err := r.Delete([]uint64{2, 4, 77}, true, func(err error) { done <- err }); err != nil {
 		r.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -166,7 +166,7 @@ func deletes(r *rig) {
 func loadsInOrder(r *rig) {
 	const n = 5000
 	for id := uint64(n); id > 0; id-- {
-		if err := r.Put(Record(id), nil); err != nil {
+		if err := r.Put(Record(id), false, nil); err != nil {
 			r.Fatal(err)
 		}
 	}
@@ -209,7 +209,7 @@ func expires(r *rig) {
 func neverReusesIDs(r *rig) {
 	r.put(Record(5))
 	r.put(Record(9))
-	r.Delete([]uint64{9}, nil)
+	r.Delete([]uint64{9}, false, nil)
 	r.reopen()
 	if _, report := r.load(); report.LastID != 9 || report.Records != 1 {
 		r.Errorf("%+v: the ID of a deleted record may not be used again", report)
@@ -220,7 +220,7 @@ func reportsEachWrite(r *rig) {
 	const n = 500
 	calls := make(chan uint64, 2*n)
 	for id := range uint64(n) {
-		if err := r.Put(Record(id+1), func(err error) {
+		if err := r.Put(Record(id+1), true, func(err error) {
 			if err != nil {
 				r.Error(err)
 			}
@@ -244,10 +244,10 @@ func reportsEachWrite(r *rig) {
 func refusesBadRecords(r *rig) {
 	big := Record(1)
 	big.Answer = make([]byte, store.MaxText+1)
-	if err := r.Put(big, func(error) { r.Error("done was called") }); !errors.Is(err, store.ErrTooLarge) {
+	if err := r.Put(big, true, func(error) { r.Error("done was called") }); !errors.Is(err, store.ErrTooLarge) {
 		r.Errorf("%v, want ErrTooLarge", err)
 	}
-	if err := r.Put(&store.Record{}, nil); err == nil {
+	if err := r.Put(&store.Record{}, false, nil); err == nil {
 		r.Error("a record without an ID was accepted")
 	}
 	r.put(Record(2))
@@ -261,10 +261,10 @@ func closes(r *rig) {
 	r.reopen()
 	s := r.Store
 	r.stop()
-	if err := s.Put(Record(2), nil); !errors.Is(err, store.ErrClosed) {
+	if err := s.Put(Record(2), false, nil); !errors.Is(err, store.ErrClosed) {
 		r.Errorf("put: %v", err)
 	}
-	if err := s.Delete([]uint64{1}, nil); !errors.Is(err, store.ErrClosed) {
+	if err := s.Delete([]uint64{1}, false, nil); !errors.Is(err, store.ErrClosed) {
 		r.Errorf("delete: %v", err)
 	}
 	if _, err := s.Answer(1); !errors.Is(err, store.ErrClosed) {
@@ -296,12 +296,12 @@ func loadStops(r *rig) {
 
 func lastWriteWins(r *rig) {
 	for range 50 {
-		r.Put(Record(1), nil)
-		r.Delete([]uint64{1}, nil)
+		r.Put(Record(1), false, nil)
+		r.Delete([]uint64{1}, false, nil)
 	}
-	r.Put(Record(2), nil)
-	r.Delete([]uint64{2}, nil)
-	r.Put(Record(2), nil)
+	r.Put(Record(2), false, nil)
+	r.Delete([]uint64{2}, false, nil)
+	r.Put(Record(2), false, nil)
 	r.reopen()
 	if all, _ := r.load(); len(all) != 1 || all[0].ID != 2 {
 		r.Errorf("%d records: writes are not applied in order", len(all))
@@ -319,7 +319,7 @@ func concurrent(r *rig) {
 					r.Errorf("%q %v", answer, err)
 				}
 				if i%3 == 0 {
-					r.Delete([]uint64{id}, nil)
+					r.Delete([]uint64{id}, false, nil)
 				}
 				r.Stats()
 				r.Expired(Epoch, 5)
