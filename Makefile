@@ -33,6 +33,15 @@ bench: ## benchmarks of the hot paths, each beside its rival
 bench-index: ## a table of the indexes beside their rivals; minutes
 	$(GO) run ./bench/index
 
+# Whatever is killed, full, slow, failing, damaged or without power: nothing acknowledged is lost. The
+# drills need strace (apt) and, to fill a small disk, leave to mount; without, they skip and say so.
+DRILL := $(GO) test -count=1 -v -timeout 3h ./store/bolt/drill
+drill: ## break the store in every way known; an hour or less
+	SEMCACHED_DRILL=full $(DRILL)
+
+drill-short: ## the same with fewer rounds; minutes
+	SEMCACHED_DRILL=short $(DRILL)
+
 image: ## build the container image semcached:latest
 	docker build --build-arg VERSION=$(VERSION) -t semcached:latest .
 
@@ -40,4 +49,4 @@ clean: ## remove what was built
 	rm -rf bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test check bench bench-index image clean
+.PHONY: help build run demo test check bench bench-index drill drill-short image clean
