@@ -1,13 +1,12 @@
 // Package vec has the arithmetic of vectors: dot products, norms, distances of binary
 // codes, and the Walsh-Hadamard transform.
 //
-// Dot has implementations in assembly for amd64 with AVX2 and FMA and for arm64 with
-// NEON, the code scans one for amd64; they are chosen once
-// at the start. Go does everything else, and all with -tags purego. One test
-// holds all against the definition.
+// Everything has an implementation in Go. Assembly for amd64 (AVX2 with FMA; AVX-512
+// where it is there and gains something) does all of it as well, assembly for arm64
+// (NEON) the dot products; on arm64 Go serves for the rest. They are chosen once at the
+// start by what the processor can do, and -tags purego leaves all assembly out. One test
+// for each holds every implementation against the definition.
 package vec
-
-import "math"
 
 // Dot returns the sum of a[i]*b[i] over the shorter length. It adds in several
 // lanes, so its rounding differs from a plain loop in the last bits.
@@ -37,27 +36,4 @@ func dotGo(a, b []float32) float32 {
 		s0 += a[i] * b[i]
 	}
 	return (s0 + s4) + (s1 + s5) + ((s2 + s6) + (s3 + s7))
-}
-
-// Norm returns the Euclidean length of v, computed in float64 so that neither
-// large nor small components are lost.
-func Norm(v []float32) float64 {
-	var s0, s1, s2, s3 float64
-	for len(v) >= 4 {
-		a, b, c, d := float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3])
-		s0, s1, s2, s3 = s0+a*a, s1+b*b, s2+c*c, s3+d*d
-		v = v[4:]
-	}
-	for _, x := range v {
-		s0 += float64(x) * float64(x)
-	}
-	return math.Sqrt((s0 + s1) + (s2 + s3))
-}
-
-// Scale writes v times f to dst, which must be as long.
-func Scale(dst, v []float32, f float64) {
-	dst = dst[:len(v)]
-	for i, x := range v {
-		dst[i] = float32(float64(x) * f)
-	}
 }

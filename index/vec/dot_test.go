@@ -69,7 +69,7 @@ func FuzzDot(f *testing.F) {
 	})
 }
 
-func TestNormAndScale(t *testing.T) {
+func TestNormOfScaledIsOne(t *testing.T) {
 	for _, v := range [][]float32{{3, 4}, {3e-30, 4e-30}, {3e30, 4e30}} {
 		n := Norm(v)
 		unit := make([]float32, 2)

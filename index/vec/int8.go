@@ -40,19 +40,46 @@ func dotInt8RowsGo(out []int32, q, rows []int8, at []uint32) {
 	}
 }
 
-// Quantize writes v to dst as 8-bit integers and returns the factor that turns them
-// back: v[i] is about dst[i]*scale. dst may be longer; the rest becomes zero.
-func Quantize(dst []int8, v []float32) (scale float32) {
-	var most float32
-	for _, x := range v {
-		most = max(most, x, -x)
+// DotInt8All writes to out the dot products of q with len(out) rows, which lie one after
+// the other in rows; len(q) must be a multiple of 32. No component may be -128.
+func DotInt8All(out []int32, q, rows []int8) {
+	if len(out) == 0 || len(q) == 0 {
+		clear(out)
+		return
 	}
-	clear(dst[len(v):])
-	if most == 0 {
+	dotInt8All(out, q, rows[:len(out)*len(q)])
+}
+
+func dotInt8AllGo(out []int32, q, rows []int8) {
+	for i := range out {
+		out[i] = dotInt8(q, rows[i*len(q):(i+1)*len(q)])
+	}
+}
+
+// Quantize writes v to dst as 8-bit integers from -127 to 127 and returns the factor
+// that turns them back: v[i] is about dst[i]*scale. dst may be longer; the rest becomes
+// zero.
+func Quantize(dst []int8, v []float32) (scale float32) {
+	m := most(v)
+	if m == 0 {
 		clear(dst)
 		return 0
 	}
-	f := 127 / most
+	clear(dst[len(v):])
+	round(dst[:len(v)], v, 127/m)
+	return m / 127
+}
+
+// mostGo returns the largest magnitude.
+func mostGo(v []float32) (m float32) {
+	for _, x := range v {
+		m = max(m, x, -x)
+	}
+	return m
+}
+
+// roundGo writes the integers nearest to v times f, ties away from zero.
+func roundGo(dst []int8, v []float32, f float32) {
 	for i, x := range v {
 		y := x * f
 		if y >= 0 {
@@ -61,5 +88,4 @@ func Quantize(dst []int8, v []float32) (scale float32) {
 			dst[i] = int8(y - 0.5)
 		}
 	}
-	return most / 127
 }

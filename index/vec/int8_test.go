@@ -72,6 +72,58 @@ func TestDotInt8Rows(t *testing.T) {
 	DotInt8Rows(make([]int32, 1), make([]int8, 32), make([]int8, 64), []uint32{2})
 }
 
+// int8Alls are the implementations that this machine can run.
+var int8Alls = map[string]func(out []int32, q, rows []int8){"go": dotInt8AllGo, "chosen": dotInt8All}
+
+func TestDotInt8All(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 1))
+	for _, n := range []int{32, 64, 96, 384, 416} {
+		rows := make([]int8, 9*n)
+		for i := range rows {
+			rows[i] = int8(rng.IntN(255) - 127)
+		}
+		copy(rows[n:2*n], slices.Repeat([]int8{127}, n))
+		copy(rows[2*n:3*n], slices.Repeat([]int8{-127}, n))
+		for count := 1; count < 9; count++ {
+			for _, q := range [][]int8{rows[8*n:], rows[n : 2*n], rows[2*n : 3*n]} {
+				sameAll(t, q, rows, count)
+			}
+		}
+	}
+	DotInt8All(nil, make([]int8, 32), nil)
+}
+
+func sameAll(t *testing.T, q, rows []int8, count int) {
+	t.Helper()
+	want := make([]int32, count)
+	for j := range want {
+		for i, x := range q {
+			want[j] += int32(x) * int32(rows[j*len(q)+i])
+		}
+	}
+	for name, f := range int8Alls {
+		got := make([]int32, count)
+		if f(got, q, rows); !slices.Equal(got, want) {
+			t.Fatalf("%s: %d rows of %d: %v, want %v", name, count, len(q), got, want)
+		}
+	}
+}
+
+func FuzzDotInt8All(f *testing.F) {
+	f.Add(uint64(1), uint8(12), uint8(3))
+	f.Fuzz(func(t *testing.T, seed uint64, parts, count uint8) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		q, rows := make([]int8, 32*(1+int(parts%30))), []int8(nil)
+		for i := range q {
+			q[i] = int8(rng.IntN(255) - 127)
+		}
+		for range (1 + int(count%20)) * len(q) {
+			rows = append(rows, int8(rng.IntN(255)-127))
+		}
+		sameAll(t, q, rows, len(rows)/len(q))
+	})
+}
+
 func TestQuantize(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 1))
 	v := make([]float32, 100)
@@ -88,6 +140,29 @@ func TestQuantize(t *testing.T) {
 	}
 	if !slices.Equal(dst[100:], make([]int8, 28)) || Quantize(dst, make([]float32, 5)) != 0 || dst[3] != 0 {
 		t.Error("what is left over is not zero")
+	}
+}
+
+func TestQuantizersAgree(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 2))
+	for n := 1; n < 140; n++ {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(rng.NormFloat64())
+			if rng.IntN(4) == 0 {
+				v[i] = (float32(rng.IntN(20)) - 10) / 8 // ties
+			}
+		}
+		v[rng.IntN(n)] = 127.0 / 16 // a factor of 16
+		if m := mostGo(v); most(v) != m {
+			t.Fatalf("%d components: %v is the largest, not %v", n, m, most(v))
+		}
+		got, want := make([]int8, n), make([]int8, n)
+		round(got, v, 16)
+		roundGo(want, v, 16)
+		if !slices.Equal(got, want) {
+			t.Fatalf("%v became %v, want %v", v, got, want)
+		}
 	}
 }
 
@@ -120,4 +195,26 @@ func BenchmarkDotInt8(b *testing.B) {
 			dotInt8Go(v, w)
 		}
 	})
+}
+
+func BenchmarkDotInt8All(b *testing.B) {
+	q, rows, out := make([]int8, 384), make([]int8, 384*300), make([]int32, 300)
+	for i := range rows {
+		rows[i] = int8(i%255 - 127)
+	}
+	for name, f := range int8Alls {
+		b.Run("impl="+name, func(b *testing.B) {
+			for b.Loop() {
+				f(out, q, rows)
+			}
+		})
+	}
+}
+
+func BenchmarkQuantize(b *testing.B) {
+	v, dst := make([]float32, 384), make([]int8, 384)
+	v[7] = 1
+	for b.Loop() {
+		Quantize(dst, v)
+	}
 }

@@ -1,37 +1,68 @@
 package vec
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 )
 
-// nearBlock is how many codes are compared between two looks at dst's room.
-const nearBlock = 512
+// nearBlock is how many codes are compared between two looks at dst's room, nearSpare
+// how much more room implementations may write to than they use.
+const (
+	nearBlock = 4096
+	nearSpare = 16
+)
 
 // Near appends to dst the positions of the codes whose Hamming distance from q is at
 // most limit, in ascending order.
 func Near(dst []uint32, codes []uint64, q uint64, limit int) []uint32 {
 	for base := 0; base < len(codes); base += nearBlock {
 		block := codes[base:min(base+nearBlock, len(codes))]
-		dst = slices.Grow(dst, len(block))
 		n := len(dst)
-		room := dst[n : n+len(block)]
+		dst = slices.Grow(dst, len(block)+nearSpare)
+		room := dst[n : n+len(block)+nearSpare]
 		found := near(room, block, q, limit)
-		for i := range room[:found] {
-			room[i] += uint32(base)
+		if base > 0 {
+			for i := range room[:found] {
+				room[i] += uint32(base)
+			}
 		}
 		dst = dst[:n+found]
 	}
 	return dst
 }
 
-// nearGo writes the positions to out, which is as long as codes, and returns their
-// number.
+// nearGo writes the positions to out, which is longer than codes by nearSpare, and
+// returns their number.
 func nearGo(out []uint32, codes []uint64, q uint64, limit int) int {
 	n := 0
 	for i, c := range codes {
 		if bits.OnesCount64(c^q) <= limit {
 			out[n] = uint32(i)
+			n++
+		}
+	}
+	return n
+}
+
+// Closer keeps of the ascending positions in at those of codes whose Hamming distance from q is
+// at most limit, in their order, writes the distances to distance, which must be as long
+// as at, and returns their number. A code has len(q) words; codes holds them one after
+// the other.
+func Closer(at []uint32, distance []uint16, codes, q []uint64, limit int) int {
+	if len(at) == 0 {
+		return 0
+	}
+	_, _ = distance[len(at)-1], codes[(int(at[len(at)-1])+1)*len(q)-1]
+	return closer(at, distance, codes, q, limit)
+}
+
+func closerGo(at []uint32, distance []uint16, codes, q []uint64, limit int) int {
+	n := 0
+	for _, i := range at {
+		d := Hamming(q, codes[int(i)*len(q):(int(i)+1)*len(q)])
+		at[n], distance[n] = i, uint16(d)
+		if d <= limit {
 			n++
 		}
 	}
@@ -48,33 +79,22 @@ func Hamming(a, b []uint64) int {
 	return n
 }
 
-// WalshHadamard replaces v by its Walsh-Hadamard transform, not normalised: the
-// length of the vector grows by the square root of len(v), which must be a power of
-// two.
-func WalshHadamard(v []float32) {
-	n := len(v)
-	h := 1
-	if n >= 8 {
-		for i := 0; i+8 <= n; i += 8 { // the first three steps at once, in registers
-			x := v[i : i+8 : i+8]
-			a0, a1, a2, a3, a4, a5, a6, a7 := x[0]+x[1], x[0]-x[1], x[2]+x[3], x[2]-x[3], x[4]+x[5], x[4]-x[5], x[6]+x[7], x[6]-x[7]
-			b0, b1, b2, b3, b4, b5, b6, b7 := a0+a2, a1+a3, a0-a2, a1-a3, a4+a6, a5+a7, a4-a6, a5-a7
-			x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7] = b0+b4, b1+b5, b2+b6, b3+b7, b0-b4, b1-b5, b2-b6, b3-b7
-		}
-		h = 8
+// SignBits writes to bit j of word w of dst whether a[64*w+j]-b[64*w+j] is negative; a
+// and b must have 64 components for each word.
+func SignBits(dst []uint64, a, b []float32) {
+	if len(dst) == 0 {
+		return
 	}
-	for ; h < n; h *= 2 {
-		for i := 0; i < n; i += 2 * h {
-			butterflies(v[i:i+h:i+h], v[i+h:i+2*h:i+2*h])
-		}
-	}
+	signBits(dst, a[:64*len(dst)], b[:64*len(dst)])
 }
 
-// butterfliesGo replaces a and b, of equal length, by their sum and difference.
-func butterfliesGo(a, b []float32) {
-	b = b[:len(a)]
-	for i, x := range a {
-		y := b[i]
-		a[i], b[i] = x+y, x-y
+func signBitsGo(dst []uint64, a, b []float32) {
+	for w := range dst {
+		var word uint64
+		x, y := a[64*w:64*w+64], b[64*w:64*w+64]
+		for j := range x {
+			word |= uint64(math.Float32bits(x[j]-y[j])>>31) << j
+		}
+		dst[w] = word
 	}
 }

@@ -2,24 +2,76 @@
 
 package vec
 
-// nearAVX2 is nearGo for n codes; n is a positive multiple of 16, and out has room
-// for all.
+import "golang.org/x/sys/cpu"
+
+// useNear512 is decided once: AVX-512 counts the bits of eight codes at a time.
+var useNear512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VPOPCNTDQ && cpu.X86.HasPOPCNT
+
+// usePOPCNT: every processor with AVX2 can count bits as well.
+var usePOPCNT = cpu.X86.HasPOPCNT
+
+// nearAVX2 is nearGo for n codes, a positive multiple of 16.
 //
 //go:noescape
-func nearAVX2(out *uint32, codes *uint64, n int, q uint64, limit int) int
+func nearAVX2(out *uint32, codes *uint64, n int, q uint64, limit int, table *[256][8]uint8) int
 
-// butterfliesAVX2 is butterfliesGo for n components; n is a positive multiple of 8.
+// nearAVX512 is nearAVX2 without a table.
 //
 //go:noescape
-func butterfliesAVX2(a, b *float32, n int)
+func nearAVX512(out *uint32, codes *uint64, n int, q uint64, limit int) int
 
-// near takes slices of equal length.
+// closer4 is closerGo for n > 0 codes of four words.
+//
+//go:noescape
+func closer4(at *uint32, distance *uint16, n int, codes, q *uint64, limit int) int
+
+// signBits64 is signBitsGo for words > 0.
+//
+//go:noescape
+func signBits64(dst *uint64, words int, a, b *float32)
+
+// positions are those of the one bits of a byte, whose bits stand for the positions 0,
+// 1, 4, 5, 2, 3, 6, 7: that is the order in which the masks of eight codes are joined.
+var positions = func() (table [256][8]uint8) {
+	place := [8]int{0, 1, 4, 5, 2, 3, 6, 7}
+	for mask := range table {
+		n := 0
+		for position := range uint8(8) {
+			if mask>>place[position]&1 == 1 {
+				table[mask][n] = position
+				n++
+			}
+		}
+	}
+	return table
+}()
+
 func near(out []uint32, codes []uint64, q uint64, limit int) int {
-	n := len(codes) &^ 15
-	if !useAVX2 || n == 0 {
+	if useNear512 {
+		return nearWith(out, codes, q, limit, func(out *uint32, codes *uint64, n int) int {
+			return nearAVX512(out, codes, n, q, limit)
+		})
+	}
+	return near2(out, codes, q, limit)
+}
+
+// near2 is near without AVX-512.
+func near2(out []uint32, codes []uint64, q uint64, limit int) int {
+	if !useAVX2 || !usePOPCNT {
 		return nearGo(out, codes, q, limit)
 	}
-	found := nearAVX2(&out[0], &codes[0], n, q, limit)
+	return nearWith(out, codes, q, limit, func(out *uint32, codes *uint64, n int) int {
+		return nearAVX2(out, codes, n, q, limit, &positions)
+	})
+}
+
+// nearWith leaves what is over to nearGo.
+func nearWith(out []uint32, codes []uint64, q uint64, limit int, most func(out *uint32, codes *uint64, n int) int) int {
+	n, found := len(codes)&^15, 0
+	if n > 0 {
+		_ = out[n+nearSpare-1]
+		found = most(&out[0], &codes[0], n)
+	}
 	if n < len(codes) {
 		rest := out[found:]
 		more := nearGo(rest, codes[n:], q, limit)
@@ -31,11 +83,17 @@ func near(out []uint32, codes []uint64, q uint64, limit int) int {
 	return found
 }
 
-// butterflies takes slices of equal length.
-func butterflies(a, b []float32) {
-	if !useAVX2 || len(a) < 8 || len(a)%8 != 0 {
-		butterfliesGo(a, b)
+func closer(at []uint32, distance []uint16, codes, q []uint64, limit int) int {
+	if !usePOPCNT || len(q) != 4 {
+		return closerGo(at, distance, codes, q, limit)
+	}
+	return closer4(&at[0], &distance[0], len(at), &codes[0], &q[0], limit)
+}
+
+func signBits(dst []uint64, a, b []float32) {
+	if !useAVX2 {
+		signBitsGo(dst, a, b)
 		return
 	}
-	butterfliesAVX2(&a[0], &b[0], len(a))
+	signBits64(&dst[0], len(dst), &a[0], &b[0])
 }

@@ -1,0 +1,36 @@
+package vec
+
+import "math"
+
+// Norm returns the Euclidean length of v, computed in float64 so that neither
+// large nor small components are lost.
+func Norm(v []float32) float64 { return math.Sqrt(squares(v)) }
+
+func squaresGo(v []float32) float64 {
+	var s0, s1, s2, s3 float64
+	for len(v) >= 4 {
+		a, b, c, d := float64(v[0]), float64(v[1]), float64(v[2]), float64(v[3])
+		s0, s1, s2, s3 = s0+a*a, s1+b*b, s2+c*c, s3+d*d
+		v = v[4:]
+	}
+	for _, x := range v {
+		s0 += float64(x) * float64(x)
+	}
+	return (s0 + s1) + (s2 + s3)
+}
+
+// Scale writes v times f, multiplied in float64, to dst, which must be as long.
+func Scale(dst, v []float32, f float64) { scale(dst[:len(v)], v, f) }
+
+func scaleGo(dst, v []float32, f float64) {
+	for i, x := range v {
+		dst[i] = float32(float64(x) * f)
+	}
+}
+
+// Prefetch asks for v to be brought near the processor. It changes nothing.
+func Prefetch(v []float32) {
+	if len(v) > 0 {
+		prefetch(v)
+	}
+}
