@@ -12,7 +12,25 @@ import (
 // A record is kept as two values, so that loading metadata does not read answers.
 // All integers are little-endian; a text is a uvarint length and that many bytes.
 //
-// Metadata, version 1:
+// Metadata, version 2:
+//
+//	u8       version, 2
+//	u8       flags: 1 = has a vector
+//	i64      Expires, Created (Unix milliseconds)
+//	u32      generation: names Space and dimensions in the store's dictionary;
+//	         0 without a vector
+//	32 bytes Key
+//	32 bytes Partition, if it has a vector
+//	text     Tenant, Namespace, Op, Model, Digest, Provider
+//	uvarint  number of Tags, each a text
+//	text     Canonical, Prompt
+//	uvarint  Cost (nanoseconds)
+//	u32      InputTokens, OutputTokens
+//	uvarint  AnswerBytes
+//	float32  the vector, as many as the generation has dimensions, if it has one
+//	u32      CRC-32C of the record's ID (8 bytes) and all bytes before
+//
+// Metadata, version 1, which is read but no longer written:
 //
 //	u8       version, 1
 //	u8       flags: 1 = has a vector
@@ -40,9 +58,12 @@ import (
 //
 // A change of either layout takes a new version; readers keep the old ones.
 const (
-	metaVersion   = 1
+	metaVersion   = 2
 	answerVersion = 1
 	hasVector     = 1
+
+	// expiresAt is where Expires lies in metadata of version 2.
+	expiresAt = 2
 )
 
 // Limits of a record; beyond them Put returns ErrTooLarge and a reader sees damage.
@@ -86,18 +107,29 @@ func (r *Record) Check() error {
 	return nil
 }
 
-// AppendMeta appends the metadata of r, which Check has passed.
-func AppendMeta(dst []byte, r *Record) []byte {
+// Space is what one generation of embeddings has in common.
+type Space struct {
+	Identity string // Record.Space
+	Dims     int    // len(Record.Vector)
+}
+
+// AppendMeta appends the metadata of r, which Check has passed. generation stands
+// for r's Space and dimensions, and is not looked at when r has no vector.
+func AppendMeta(dst []byte, r *Record, generation uint32) []byte {
 	start := len(dst)
 	flags := byte(0)
 	if r.Vector != nil {
 		flags |= hasVector
+	} else {
+		generation = 0
 	}
 	dst = append(dst, metaVersion, flags)
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(r.Expires.UnixMilli()))
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(r.Created.UnixMilli()))
+	dst = binary.LittleEndian.AppendUint32(dst, generation)
 	dst = append(dst, r.Key[:]...)
 	if r.Vector != nil {
 		dst = append(dst, r.Partition[:]...)
-		dst = appendText(dst, r.Space)
 	}
 	for _, s := range [...]string{r.Tenant, r.Namespace, r.Op, r.Model, r.Digest, r.Provider} {
 		dst = appendText(dst, s)
@@ -108,17 +140,12 @@ func AppendMeta(dst []byte, r *Record) []byte {
 	}
 	dst = appendText(dst, r.Canonical)
 	dst = appendText(dst, r.Prompt)
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(r.Created.UnixMilli()))
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(r.Expires.UnixMilli()))
 	dst = binary.AppendUvarint(dst, uint64(max(r.Cost, 0)))
 	dst = binary.LittleEndian.AppendUint32(dst, r.InputTokens)
 	dst = binary.LittleEndian.AppendUint32(dst, r.OutputTokens)
 	dst = binary.AppendUvarint(dst, uint64(len(r.Answer)))
-	if r.Vector != nil {
-		dst = binary.AppendUvarint(dst, uint64(len(r.Vector)))
-		for _, x := range r.Vector {
-			dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(x))
-		}
+	for _, x := range r.Vector {
+		dst = binary.LittleEndian.AppendUint32(dst, math.Float32bits(x))
 	}
 	return binary.LittleEndian.AppendUint32(dst, checksum(r.ID, dst[start:]))
 }
@@ -128,40 +155,104 @@ func appendText[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, s...)
 }
 
-// DecodeMeta reads the metadata of record id. The record shares no memory with b
-// and has no Answer. Damage gives ErrCorrupt, a newer version ErrVersion.
-func DecodeMeta(id uint64, b []byte) (*Record, error) {
+// Decoder reads metadata. It keeps one copy of names that repeat, such as a model's.
+// It is for one goroutine.
+type Decoder struct {
+	spaces map[uint32]Space
+	names  map[string]string
+}
+
+// maxNames bounds the names that a Decoder remembers.
+const maxNames = 4096
+
+// NewDecoder returns a Decoder that finds vector spaces in spaces by generation.
+func NewDecoder(spaces map[uint32]Space) *Decoder {
+	return &Decoder{spaces: spaces, names: make(map[string]string)}
+}
+
+// Meta reads the metadata of record id. The record shares no memory with b and has
+// no Answer. Damage gives ErrCorrupt, a newer version ErrVersion.
+func (d *Decoder) Meta(id uint64, b []byte) (*Record, error) {
 	body, err := verify(id, b, metaVersion)
 	if err != nil {
 		return nil, err
 	}
-	d := decoder{rest: body[1:]}
-	r := &Record{ID: id}
-	flags := d.byte()
-	copy(r.Key[:], d.take(32))
-	if flags&hasVector != 0 {
-		copy(r.Partition[:], d.take(32))
-		r.Space = d.text(MaxName)
+	r, f := &Record{ID: id}, fields{rest: body[1:], names: d.names}
+	if body[0] == 1 {
+		f.meta1(r)
+	} else {
+		f.meta2(r, d.spaces)
 	}
-	for _, p := range [...]*string{&r.Tenant, &r.Namespace, &r.Op, &r.Model, &r.Digest, &r.Provider} {
-		*p = d.text(MaxName)
-	}
-	for range d.length(MaxTags) {
-		r.Tags = append(r.Tags, d.text(MaxName))
-	}
-	r.Canonical = []byte(d.text(MaxText))
-	r.Prompt = d.text(MaxText)
-	r.Created, r.Expires = time.UnixMilli(int64(d.u64())), time.UnixMilli(int64(d.u64()))
-	r.Cost = time.Duration(d.length(math.MaxInt64))
-	r.InputTokens, r.OutputTokens = d.u32(), d.u32()
-	r.AnswerBytes = d.length(MaxText)
-	if flags&hasVector != 0 {
-		r.Vector = d.vector()
-	}
-	if d.bad || len(d.rest) != 0 || flags&^hasVector != 0 {
+	if f.bad || len(f.rest) != 0 {
 		return nil, fmt.Errorf("%w: metadata of %d", ErrCorrupt, id)
 	}
 	return r, nil
+}
+
+func (f *fields) meta1(r *Record) {
+	flags := f.flags()
+	copy(r.Key[:], f.take(32))
+	if flags&hasVector != 0 {
+		copy(r.Partition[:], f.take(32))
+		r.Space = f.name()
+	}
+	f.texts(r)
+	r.Created, r.Expires = f.time(), f.time()
+	f.figures(r)
+	if flags&hasVector != 0 {
+		r.Vector = f.vector(f.length(MaxVector))
+	}
+}
+
+func (f *fields) meta2(r *Record, spaces map[uint32]Space) {
+	flags := f.flags()
+	r.Expires, r.Created = f.time(), f.time()
+	generation := f.u32()
+	copy(r.Key[:], f.take(32))
+	if flags&hasVector != 0 {
+		copy(r.Partition[:], f.take(32))
+	}
+	f.texts(r)
+	f.figures(r)
+	if flags&hasVector != 0 {
+		space, known := spaces[generation]
+		f.bad = f.bad || !known
+		r.Space, r.Vector = space.Identity, f.vector(space.Dims)
+	}
+}
+
+// texts reads what versions 1 and 2 have in the same order.
+func (f *fields) texts(r *Record) {
+	for _, p := range [...]*string{&r.Tenant, &r.Namespace, &r.Op, &r.Model, &r.Digest, &r.Provider} {
+		*p = f.name()
+	}
+	if n := f.length(MaxTags); n > 0 {
+		r.Tags = make([]string, n)
+		for i := range r.Tags {
+			r.Tags[i] = f.name()
+		}
+	}
+	r.Canonical = append([]byte{}, f.text(MaxText)...)
+	r.Prompt = string(f.text(MaxText))
+}
+
+func (f *fields) figures(r *Record) {
+	r.Cost = time.Duration(f.length(math.MaxInt64))
+	r.InputTokens, r.OutputTokens = f.u32(), f.u32()
+	r.AnswerBytes = f.length(MaxText)
+}
+
+// MetaExpires returns when a record expires and verifies its metadata's checksum,
+// without decoding it. Errors as of Decoder.Meta; metadata of version 1 is ErrCorrupt.
+func MetaExpires(id uint64, b []byte) (time.Time, error) {
+	body, err := verify(id, b, metaVersion)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if body[0] != metaVersion || len(body) < expiresAt+8 {
+		return time.Time{}, fmt.Errorf("%w: metadata of %d", ErrCorrupt, id)
+	}
+	return time.UnixMilli(int64(binary.LittleEndian.Uint64(body[expiresAt:]))), nil
 }
 
 // AppendAnswer appends the stored form of the answer of record id.
@@ -182,73 +273,101 @@ func DecodeAnswer(id uint64, b []byte) ([]byte, error) {
 	return append(make([]byte, 0, len(body)-1), body[1:]...), nil
 }
 
+// CheckAnswer returns DecodeAnswer's error without copying the answer.
+func CheckAnswer(id uint64, b []byte) error {
+	_, err := verify(id, b, answerVersion)
+	return err
+}
+
 // verify checks the checksum and version of a value and returns it without the
 // checksum.
-func verify(id uint64, b []byte, version byte) ([]byte, error) {
+func verify(id uint64, b []byte, newest byte) ([]byte, error) {
 	n := len(b) - 4
 	if n < 1 || checksum(id, b[:n]) != binary.LittleEndian.Uint32(b[n:]) {
 		return nil, fmt.Errorf("%w: checksum of %d", ErrCorrupt, id)
 	}
-	if b[0] > version {
+	if b[0] > newest {
 		return nil, fmt.Errorf("%w: record %d has version %d", ErrVersion, id, b[0])
 	}
-	if b[0] != version {
-		return nil, fmt.Errorf("%w: record %d has version %d", ErrCorrupt, id, b[0])
+	if b[0] == 0 {
+		return nil, fmt.Errorf("%w: record %d has version 0", ErrCorrupt, id)
 	}
 	return b[:n], nil
 }
 
-// decoder takes values off a byte slice and remembers whether it ran out.
-type decoder struct {
-	rest []byte
-	bad  bool
+// fields takes values off a byte slice and remembers whether it ran out.
+type fields struct {
+	rest  []byte
+	bad   bool
+	names map[string]string
 }
 
 var zeros [32]byte
 
-func (d *decoder) take(n int) []byte {
-	if d.bad || n > len(d.rest) {
-		d.bad = true
+func (f *fields) take(n int) []byte {
+	if f.bad || n > len(f.rest) {
+		f.bad = true
 		return zeros[:min(n, len(zeros))]
 	}
-	b := d.rest[:n]
-	d.rest = d.rest[n:]
+	b := f.rest[:n]
+	f.rest = f.rest[n:]
 	return b
 }
 
-func (d *decoder) byte() byte  { return d.take(1)[0] }
-func (d *decoder) u32() uint32 { return binary.LittleEndian.Uint32(d.take(4)) }
-func (d *decoder) u64() uint64 { return binary.LittleEndian.Uint64(d.take(8)) }
+func (f *fields) byte() byte      { return f.take(1)[0] }
+func (f *fields) u32() uint32     { return binary.LittleEndian.Uint32(f.take(4)) }
+func (f *fields) u64() uint64     { return binary.LittleEndian.Uint64(f.take(8)) }
+func (f *fields) time() time.Time { return time.UnixMilli(int64(f.u64())) }
+
+func (f *fields) flags() byte {
+	flags := f.byte()
+	f.bad = f.bad || flags&^hasVector != 0
+	return flags
+}
 
 // length reads a number of at most limit.
-func (d *decoder) length(limit int) int {
-	v, n := binary.Uvarint(d.rest)
-	if d.bad || n <= 0 || v > uint64(limit) {
-		d.bad = true
+func (f *fields) length(limit int) int {
+	v, n := binary.Uvarint(f.rest)
+	if f.bad || n <= 0 || v > uint64(limit) {
+		f.bad = true
 		return 0
 	}
-	d.rest = d.rest[n:]
+	f.rest = f.rest[n:]
 	return int(v)
 }
 
-func (d *decoder) text(limit int) string {
-	n := d.length(limit)
-	if n > len(d.rest) {
-		d.bad = true
-		return ""
-	}
-	return string(d.take(n))
-}
-
-func (d *decoder) vector() []float32 {
-	n := d.length(MaxVector)
-	if 4*n > len(d.rest) {
-		d.bad = true
+// text returns a text within the slice that is read.
+func (f *fields) text(limit int) []byte {
+	n := f.length(limit)
+	if f.bad || n > len(f.rest) {
+		f.bad = true
 		return nil
 	}
-	v := make([]float32, n)
+	return f.take(n)
+}
+
+// name reads a text that other records are likely to have as well.
+func (f *fields) name() string {
+	b := f.text(MaxName)
+	if s, ok := f.names[string(b)]; ok {
+		return s
+	}
+	if len(f.names) >= maxNames {
+		clear(f.names)
+	}
+	s := string(b)
+	f.names[s] = s
+	return s
+}
+
+func (f *fields) vector(n int) []float32 {
+	if f.bad || 4*n > len(f.rest) {
+		f.bad = true
+		return nil
+	}
+	v, b := make([]float32, n), f.take(4*n)
 	for i := range v {
-		v[i] = math.Float32frombits(d.u32())
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
 	}
 	return v
 }

@@ -19,6 +19,11 @@ func sample() *Record {
 	}
 }
 
+// spaces is a dictionary that knows sample's vector space as generation 5.
+var spaces = map[uint32]Space{5: {"lexical/2", 2}}
+
+func decode(id uint64, b []byte) (*Record, error) { return NewDecoder(spaces).Meta(id, b) }
+
 func TestRecordRoundTrip(t *testing.T) {
 	for name, change := range map[string]func(*Record){
 		"full":      func(*Record) {},
@@ -36,7 +41,7 @@ func TestRecordRoundTrip(t *testing.T) {
 		if err != nil || string(answer) != string(r.Answer) {
 			t.Errorf("%s: answer %q %v", name, answer, err)
 		}
-		got, err := DecodeMeta(r.ID, AppendMeta(nil, r))
+		got, err := decode(r.ID, AppendMeta(nil, r, 5))
 		r.Answer = nil
 		if err != nil || !reflect.DeepEqual(got, r) {
 			t.Errorf("%s: %v\n%+v\n%+v", name, err, got, r)
@@ -45,14 +50,14 @@ func TestRecordRoundTrip(t *testing.T) {
 }
 
 func TestDamageIsNoticed(t *testing.T) {
-	meta, answer := AppendMeta(nil, sample()), AppendAnswer(nil, 7, []byte("answer"))
+	meta, answer := AppendMeta(nil, sample(), 5), AppendAnswer(nil, 7, []byte("answer"))
 	for _, value := range [][]byte{meta, answer} {
 		read := func(id uint64, b []byte) error {
 			if &value[0] == &answer[0] {
 				_, err := DecodeAnswer(id, b)
 				return err
 			}
-			_, err := DecodeMeta(id, b)
+			_, err := decode(id, b)
 			return err
 		}
 		for i := range value {
@@ -74,6 +79,23 @@ func TestDamageIsNoticed(t *testing.T) {
 		if err := read(7, newer); !errors.Is(err, ErrVersion) {
 			t.Errorf("a newer version: %v", err)
 		}
+	}
+}
+
+func TestMetadataNeedsItsGeneration(t *testing.T) {
+	meta := AppendMeta(nil, sample(), 6)
+	if _, err := decode(7, meta); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("an unknown generation: %v", err)
+	}
+	r, err := NewDecoder(map[uint32]Space{6: {"other", 2}}).Meta(7, meta)
+	if err != nil || r.Space != "other" {
+		t.Errorf("%+v %v", r, err)
+	}
+	if _, err := NewDecoder(map[uint32]Space{6: {"other", 3}}).Meta(7, meta); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("other dimensions: %v", err)
+	}
+	if at, err := MetaExpires(7, meta); err != nil || !at.Equal(sample().Expires) {
+		t.Errorf("expires %v %v", at, err)
 	}
 }
 
@@ -100,11 +122,11 @@ func TestLimits(t *testing.T) {
 
 // FuzzDecodeMeta signs what the fuzzer makes up, so that it gets past the checksum.
 func FuzzDecodeMeta(f *testing.F) {
-	meta := AppendMeta(nil, sample())
+	meta := AppendMeta(nil, sample(), 5)
 	f.Add(meta[:len(meta)-4])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		signed := binary.LittleEndian.AppendUint32(append([]byte{}, b...), checksum(7, b))
-		r, err := DecodeMeta(7, signed)
+		r, err := decode(7, signed)
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrVersion) {
 				t.Fatalf("unnamed error %v", err)
@@ -112,7 +134,8 @@ func FuzzDecodeMeta(f *testing.F) {
 			return
 		}
 		r.Answer = make([]byte, r.AnswerBytes)
-		again, err := DecodeMeta(7, AppendMeta(nil, r))
+		own := NewDecoder(map[uint32]Space{5: {r.Space, len(r.Vector)}})
+		again, err := own.Meta(7, AppendMeta(nil, r, 5))
 		if err != nil || again.Prompt != r.Prompt || !reflect.DeepEqual(again.Tags, r.Tags) {
 			t.Fatalf("%v %+v %+v", err, again, r)
 		}

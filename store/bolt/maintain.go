@@ -20,6 +20,7 @@ import (
 
 // Report is what Check found.
 type Report struct {
+	Format      int   // of the file: 1 or 2
 	Records     int   // readable, with a readable answer
 	Expired     int   // of them
 	Damaged     int   // records or answers that do not check
@@ -43,8 +44,9 @@ func (r *Report) problem(format string, args ...any) {
 	}
 }
 
-// openReadOnly opens a file for looking at it.
-func openReadOnly(path string) (db *bbolt.DB, err error) {
+// openReadOnly opens a file of either format for looking at it.
+// With free it reads the list of free pages as well.
+func openReadOnly(path string, free bool) (db *bbolt.DB, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
@@ -52,14 +54,14 @@ func openReadOnly(path string) (db *bbolt.DB, err error) {
 		return nil, err
 	}
 	err = protect(func() error {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, PreLoadFreelist: true, Timeout: defaultLockTimeout})
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, PreLoadFreelist: free, InitialMmapSize: mapSize, Timeout: defaultLockTimeout})
 		return err
 	})
 	if errors.Is(err, bberrors.ErrTimeout) {
 		return nil, store.ErrLocked
 	}
 	if err == nil {
-		err = protect(func() error { return checkFormat(db) })
+		err = viewOf(db)(checkFormat)
 	}
 	if err != nil && db != nil {
 		db.Close()
@@ -67,35 +69,12 @@ func openReadOnly(path string) (db *bbolt.DB, err error) {
 	return db, err
 }
 
-// checkFormat refuses files that are not ours or newer than we are.
-func checkFormat(db *bbolt.DB) error {
-	return db.View(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			return fmt.Errorf("%w: not a data file of semcached", store.ErrCorrupt)
-		}
-		v := meta.Get(keyFormat)
-		if len(v) != 4 {
-			return fmt.Errorf("%w: no format number", store.ErrCorrupt)
-		}
-		if n := binary.LittleEndian.Uint32(v); n > format {
-			return fmt.Errorf("%w: %d, this semcached knows %d", store.ErrVersion, n, format)
-		}
-		for _, name := range [][]byte{bucketEntry, bucketAnswer, bucketExpiry, bucketQuarantine} {
-			if tx.Bucket(name) == nil {
-				return fmt.Errorf("%w: no bucket %s", store.ErrCorrupt, name)
-			}
-		}
-		return nil
-	})
-}
-
 // Check reads everything in a file and changes nothing: bbolt's pages, the checksum of
 // every record and answer, and whether they belong together. Errors: store.ErrLocked
 // (a server has it open), store.ErrVersion, store.ErrCorrupt (it cannot even be
 // opened), ctx's, those of the file system.
 func Check(ctx context.Context, path string, now time.Time) (*Report, error) {
-	db, err := openReadOnly(path)
+	db, err := openReadOnly(path, true)
 	if err != nil {
 		return nil, fmt.Errorf("check %s: %w", path, err)
 	}
@@ -103,7 +82,7 @@ func Check(ctx context.Context, path string, now time.Time) (*Report, error) {
 	r := new(Report)
 	err = protect(func() error {
 		return db.View(func(tx *bbolt.Tx) error {
-			r.Bytes = tx.Size()
+			r.Format, r.Bytes = int(formatOf(tx)), tx.Size()
 			s := db.Stats()
 			r.Free = int64(s.FreePageN+s.PendingPageN) * int64(db.Info().PageSize)
 			for err := range tx.Check() {
@@ -115,7 +94,8 @@ func Check(ctx context.Context, path string, now time.Time) (*Report, error) {
 	if err != nil {
 		r.problem("pages: %v", err)
 	}
-	err = walk(ctx, db, func(id uint64, rec *store.Record, err error) error {
+	view := viewOf(db)
+	err = walk(ctx, view, func(id uint64, rec *store.Record, err error) error {
 		switch {
 		case err != nil:
 			r.Damaged++
@@ -131,9 +111,11 @@ func Check(ctx context.Context, path string, now time.Time) (*Report, error) {
 	if err != nil {
 		return r, err
 	}
-	err = protect(func() error { return db.View(r.strays) })
-	if err != nil {
+	if err = view(r.strays); err != nil {
 		r.problem("strays: %v", err)
+	}
+	if err = view(r.log); err != nil {
+		r.problem("log: %v", err)
 	}
 	return r, nil
 }
@@ -159,76 +141,41 @@ func (r *Report) strays(tx *bbolt.Tx) error {
 	return nil
 }
 
-// walk calls fn for every record with its answer, or with what is wrong with it, in
-// ascending order of IDs. Where pages are damaged it goes on behind them as well as it
-// can, and tells lost.
-func walk(ctx context.Context, db *bbolt.DB, fn func(id uint64, r *store.Record, err error) error, lost func(after uint64, err error)) error {
-	const batch = 256
-	next, skip := uint64(0), uint64(0)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, last := 0, next
-		var stop error
-		err := protect(func() error {
-			return db.View(func(tx *bbolt.Tx) error {
-				answers := tx.Bucket(bucketAnswer)
-				c := tx.Bucket(bucketEntry).Cursor()
-				for k, v := c.Seek(idKey(next)); k != nil && n < batch; k, v = c.Next() {
-					if len(k) != 8 {
-						stop = fn(0, nil, fmt.Errorf("%w: a key of %d bytes", store.ErrCorrupt, len(k)))
-						return stop
-					}
-					id := binary.BigEndian.Uint64(k)
-					r, err := store.DecodeMeta(id, v)
-					if err == nil {
-						var answer []byte
-						if raw := answers.Get(k); raw == nil {
-							err = fmt.Errorf("%w: its answer is missing", store.ErrCorrupt)
-						} else if answer, err = store.DecodeAnswer(id, raw); err == nil {
-							r.Answer = answer
-						}
-					}
-					n, last, skip = n+1, id, 0
-					if stop = fn(id, r, err); stop != nil {
-						return stop
-					}
-				}
-				return nil
-			})
-		})
-		switch {
-		case stop != nil:
-			return stop
-		case err != nil: // damaged pages: try further on, in growing steps
-			if skip == 0 {
-				lost(last, err)
-				skip = 1
-			}
-			if last > ^uint64(0)-skip || skip > 1<<40 {
-				return nil
-			}
-			next, skip = last+skip, skip*2
-		case n == 0:
-			return nil
-		case last == ^uint64(0):
-			return nil
-		default:
-			next = last + 1
-		}
+// log verifies the state, the dictionary and the log of changes.
+func (r *Report) log(tx *bbolt.Tx) error {
+	st, err := readState(tx)
+	if err != nil || formatOf(tx) == 1 {
+		return err
 	}
+	if n := uint64(tx.Bucket(bucketEntry).Stats().KeyN); n != st.records {
+		r.problem("%d records, of which the file counts %d", n, st.records)
+	}
+	if n, good := tx.Bucket(bucketSpace).Stats().KeyN, len(readSpaces(tx)); n != good {
+		r.problem("%d of %d vector spaces are damaged", n-good, n)
+	}
+	c, next := tx.Bucket(bucketLog).Cursor(), st.since+1
+	k, v := c.Seek(idKey(next))
+	for ; k != nil; k, v = c.Next() {
+		if _, ok := decodeChange(k, v); !ok || binary.BigEndian.Uint64(k) != next {
+			return fmt.Errorf("change %d is damaged", next)
+		}
+		next++
+	}
+	if next != st.seq+1 {
+		return fmt.Errorf("changes %d to %d are missing", next, st.seq)
+	}
+	return nil
 }
 
 // Each calls fn for every sound record of a file, with its answer, until fn returns an
 // error, which Each returns. fn owns the record. Errors as of Check.
 func Each(ctx context.Context, path string, fn func(r *store.Record) error) error {
-	db, err := openReadOnly(path)
+	db, err := openReadOnly(path, false)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	defer protect(db.Close)
-	return walk(ctx, db, func(_ uint64, r *store.Record, err error) error {
+	return walk(ctx, viewOf(db), func(_ uint64, r *store.Record, err error) error {
 		if err != nil {
 			return nil
 		}
@@ -237,10 +184,14 @@ func Each(ctx context.Context, path string, fn func(r *store.Record) error) erro
 }
 
 // Rewrite copies every sound, unexpired record of a file into a new one, which must not
-// exist: without damage, and without the room that removed records have left. Errors as
-// of Check.
+// exist: without damage, without the room that removed records have left, and in the
+// newest format. Errors as of Check.
 func Rewrite(ctx context.Context, from, to string, now time.Time) (kept, left int, err error) {
-	db, err := openReadOnly(from)
+	db, err := openReadOnly(from, false)
+	damage := err
+	if damaged(err) { // cut short, or worse
+		db, err = openDamaged(from)
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("rewrite %s: %w", from, err)
 	}
@@ -248,51 +199,39 @@ func Rewrite(ctx context.Context, from, to string, now time.Time) (kept, left in
 	if _, err := os.Stat(to); err == nil {
 		return 0, 0, fmt.Errorf("rewrite: %w: %s", os.ErrExist, to)
 	}
-	out, err := Open(Options{Path: to})
+	b, left, err := rebuild(ctx, viewOf(db), to, func(r *store.Record) bool { return r.Expires.After(now) })
 	if err != nil {
+		return 0, 0, fmt.Errorf("rewrite %s: %w", from, err)
+	}
+	if err = ctx.Err(); err == nil && b.st.records == 0 && left == 0 {
+		err = damage
+	}
+	if err != nil {
+		b.abandon()
 		return 0, 0, err
 	}
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan error, 1)
-	go func() { done <- out.Run(run) }()
-	err = walk(ctx, db, func(_ uint64, r *store.Record, err error) error {
-		if err != nil || !r.Expires.After(now) {
-			left++
-			return nil
-		}
-		kept++
-		err = out.Put(r, false, nil)
-		if errors.Is(err, store.ErrBusy) {
-			if err = out.Sync(ctx); err == nil {
-				err = out.Put(r, false, nil)
-			}
-		}
-		return err
-	}, func(uint64, error) { left++ })
-	if err == nil {
-		err = out.Sync(ctx)
+	b.st.lives = []life{{newLife(), b.st.seq}}
+	if err := b.finish(); err != nil {
+		return 0, 0, fmt.Errorf("rewrite %s: %w", from, err)
 	}
-	stop()
-	<-done
-	if e := out.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		os.Remove(to)
-		return kept, left, fmt.Errorf("rewrite %s: %w", from, err)
-	}
-	return kept, left, nil
+	kept = int(b.st.records)
+	b.h.close()
+	return kept, left, b.h.err
 }
 
 // Replace puts the file from in the place of the file to, durably; what was there keeps
 // its contents under the name that is returned, "" if there was nothing. No server may
-// have to open; from and to must lie in the same file system.
+// have to open; from and to must lie in the same file system. A snapshot of to's index
+// is removed: it would not fit.
 func Replace(from, to string) (old string, err error) {
 	if _, err := os.Stat(to); err == nil {
 		old = to + ".before-" + time.Now().UTC().Format("20060102T150405.000")
 		if err := os.Link(to, old); err != nil {
 			return "", err
 		}
+	}
+	if err := os.Remove(to + snapshotSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return old, err
 	}
 	if err := os.Rename(from, to); err != nil {
 		return old, err
@@ -311,7 +250,7 @@ func syncDir(name string) error {
 
 // Copy writes a file that no server has open to w. Errors as of Check.
 func Copy(path string, w io.Writer) error {
-	db, err := openReadOnly(path)
+	db, err := openReadOnly(path, false)
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", path, err)
 	}

@@ -2,9 +2,9 @@ package bolt
 
 import (
 	"context"
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"math"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -30,16 +30,19 @@ const (
 	opDelete
 	opQuarantine // move damaged metadata aside and delete the record
 	opStray      // delete a key of the expiry bucket that has no record
+	opTrim       // forget what the snapshot covers
+	opSalvage    // replace the damaged file
 	opBarrier    // nothing: Sync waits for its turn
 )
 
 // op is one queued write.
 type op struct {
-	kind opKind
-	rec  *store.Record
-	ids  []uint64
-	id   uint64
-	key  []byte
+	kind    opKind
+	rec     *store.Record
+	ids     []uint64
+	key     []byte
+	damaged *handle
+	cause   error
 
 	urgent bool
 	done   func(error)
@@ -49,7 +52,11 @@ func (o op) size() int64 {
 	if o.kind != opPut {
 		return int64(64 + 8*len(o.ids))
 	}
-	r := o.rec
+	return recordSize(o.rec)
+}
+
+// recordSize estimates the bytes of a record on disk.
+func recordSize(r *store.Record) int64 {
 	return int64(512 + len(r.Canonical) + len(r.Prompt) + 4*len(r.Vector) + len(r.Answer))
 }
 
@@ -65,7 +72,7 @@ func (s *Store) Put(r *store.Record, urgent bool, done func(error)) error {
 	case s.closed:
 		return store.ErrClosed
 	case s.bytes+o.size() > s.o.QueueBytes && len(s.queue) > 0:
-		s.stats.Failed++
+		s.stats.Busy++
 		return store.ErrBusy
 	}
 	s.enqueueLocked(o)
@@ -116,7 +123,7 @@ func (s *Store) enqueueLocked(o op) {
 	s.queue = append(s.queue, o)
 	s.bytes += o.size()
 	s.urgent = s.urgent || o.urgent
-	if s.urgent || len(s.queue) == 1 || len(s.queue) >= batchOps {
+	if s.urgent || len(s.queue) == 1 || len(s.queue) >= batchOps || s.bytes >= batchBytes {
 		select {
 		case s.wake <- struct{}{}:
 		default:
@@ -185,30 +192,39 @@ func (s *Store) commitNext() bool {
 	if len(batch) == 0 {
 		return false
 	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	for _, o := range batch {
+		if o.kind == opSalvage {
+			if err := s.salvage(o.damaged, o.cause); err != nil {
+				s.o.Log.Error("the data file stays damaged", "error", err)
+				s.reopen()
+			}
+		}
+	}
+	batch, refused := s.admit(batch)
 	err := s.commit(batch)
-	if err != nil {
-		s.o.Log.Error("commit failed", "writes", len(batch), "error", err)
-		s.reopen()
-	}
-	s.mu.Lock()
-	if err != nil {
-		for _, o := range batch {
-			if o.kind == opPut || o.kind == opDelete {
-				s.stats.Failed++
-			}
+	if pagesDamaged(err) {
+		if e := s.salvage(s.current(), err); e == nil {
+			err = s.commit(batch)
 		}
-		s.stats.LastErr = err.Error()
-		s.failures++
-		s.failure = err
+	}
+	if full(err) { // what makes room goes on
+		s.recover(batch, err)
+		var puts []op
+		if puts, batch = split(batch); len(puts) > 0 {
+			refused = append(refused, puts...)
+			s.noteFailure(puts, err)
+			finish(puts, fmt.Errorf("%w: %w", store.ErrFull, err))
+			err = s.commit(batch)
+		}
+	}
+	if err != nil {
+		s.recover(batch, err)
+		s.noteFailure(batch, err)
 	} else {
-		s.stats.LastErr = ""
-		for _, o := range batch {
-			if o.kind <= opQuarantine {
-				s.stats.Seq++
-			}
-		}
+		s.noteSuccess(len(refused) > 0)
 	}
-	s.mu.Unlock()
 	finish(batch, err)
 	return true
 }
@@ -222,145 +238,197 @@ func finish(batch []op, err error) {
 	}
 }
 
-// commit writes a batch in one transaction.
+// split tells puts from other ops.
+func split(batch []op) (puts, others []op) {
+	for _, o := range batch {
+		if o.kind == opPut {
+			puts = append(puts, o)
+		} else {
+			others = append(others, o)
+		}
+	}
+	return puts, others
+}
+
+// full reports whether err is for want of room.
+func full(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+}
+
+// recover opens the file again after a commit has failed. If the commit is there all
+// the same, its records are removed again: their owners were told that they failed.
+func (s *Store) recover(batch []op, err error) {
+	s.o.Log.Error("commit failed", "writes", len(batch), "error", err)
+	if !s.reopen() {
+		return
+	}
+	var ids []uint64
+	for _, o := range batch {
+		if o.kind == opPut {
+			ids = append(ids, o.rec.ID)
+		}
+	}
+	if len(ids) > 0 {
+		s.enqueue(op{kind: opDelete, ids: ids})
+	}
+}
+
+func (s *Store) noteFailure(batch []op, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range batch {
+		if o.kind == opPut || o.kind == opDelete {
+			s.stats.Failed++
+		}
+	}
+	s.stats.LastErr = err.Error()
+	s.stats.Full = full(err) || errors.Is(err, store.ErrFull)
+	s.failures++
+	s.failure = err
+}
+
+// noteSuccess clears the last error, unless a part of the batch was refused.
+func (s *Store) noteSuccess(refused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !refused {
+		s.stats.LastErr, s.stats.Full = "", false
+	}
+}
+
+// admit tells the puts for which MaxSize leaves no room that they have failed.
+func (s *Store) admit(batch []op) (admitted, refused []op) {
+	h := s.current()
+	if s.o.MaxSize <= 0 || h == nil {
+		return batch, nil
+	}
+	var used int64
+	protect(func() error {
+		return h.db.View(func(tx *bbolt.Tx) error {
+			used = tx.Size() - h.freePages()
+			return nil
+		})
+	})
+	for _, o := range batch {
+		if o.kind == opPut {
+			// A record's pages are not full, and its neighbours' are written anew.
+			if used += o.size() + o.size()/4; used > s.o.MaxSize {
+				refused = append(refused, o)
+				continue
+			}
+		}
+		admitted = append(admitted, o)
+	}
+	if len(refused) > 0 {
+		s.noteFailure(refused, store.ErrFull)
+		finish(refused, store.ErrFull)
+	}
+	return admitted, refused
+}
+
+// Bounds of how far the file is grown beyond what a commit needs: growing costs an
+// fsync, and room that nobody uses looks like waste.
+const (
+	minAlloc = 64 << 10
+	maxAlloc = 16 << 20
+)
+
+// allocSize is an eighth of the file, within bounds.
+func allocSize(h *handle) int {
+	info, err := h.file.Stat()
+	if err != nil {
+		return minAlloc
+	}
+	return int(min(max(info.Size()/8, minAlloc), maxAlloc))
+}
+
+// commit writes a batch in one transaction. The caller holds writing.
 func (s *Store) commit(batch []op) error {
-	if s.database() == nil {
+	idle := true
+	for _, o := range batch {
+		idle = idle && (o.kind == opBarrier || o.kind == opSalvage)
+	}
+	if idle {
+		return nil
+	}
+	if s.broken {
 		s.reopen()
 	}
-	db := s.database()
-	if db == nil {
+	h := s.current()
+	if h == nil {
 		return fmt.Errorf("commit: %w", store.ErrClosed)
 	}
-	return protect(func() error {
-		return db.Update(func(tx *bbolt.Tx) error {
-			w := writer{
-				entries: tx.Bucket(bucketEntry), answers: tx.Bucket(bucketAnswer),
-				expiry: tx.Bucket(bucketExpiry), aside: tx.Bucket(bucketQuarantine),
-			}
-			w.entries.FillPercent, w.answers.FillPercent = 0.9, 0.9 // IDs ascend
+	if s.broken {
+		return errors.New("commit: the data file cannot be opened")
+	}
+	h.db.AllocSize = allocSize(h)
+	s.mu.Lock()
+	before, upTo := s.state, s.trimmableLocked(len(batch))
+	s.mu.Unlock()
+	var w writer
+	err := protect(func() error {
+		return h.db.Update(func(tx *bbolt.Tx) error {
+			w = newWriter(tx, before, s.generations)
+			w.st.enter(s.life)
 			for _, o := range batch {
 				if err := w.apply(o); err != nil {
 					return fmt.Errorf("commit: %w", err)
 				}
 			}
-			return w.finish(tx.Bucket(bucketMeta))
+			if err := w.trim(upTo, trimPerCommit+2*len(batch)); err != nil {
+				return fmt.Errorf("commit: %w", err)
+			}
+			return w.save()
 		})
 	})
-}
-
-func (s *Store) database() *bbolt.DB {
-	s.dbMu.RLock()
-	defer s.dbMu.RUnlock()
-	return s.db
-}
-
-// reopen closes the file and opens it again. On failure the store has no file
-// until the next commit tries again; reads fail meanwhile.
-func (s *Store) reopen() {
-	s.dbMu.Lock()
-	defer s.dbMu.Unlock()
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return
-	}
-	if s.db != nil {
-		protect(s.db.Close)
-		s.db = nil
-	}
-	db, err := s.open()
 	if err != nil {
-		s.o.Log.Error("the data file cannot be opened again", "path", s.o.Path, "error", err)
-		return
+		s.generations = nil
+		return err
 	}
-	s.db = db
+	s.generations = w.generations
+	s.mu.Lock()
+	s.state = w.st
+	s.mu.Unlock()
+	return nil
 }
 
-// writer applies ops within a transaction.
-type writer struct {
-	entries, answers, expiry, aside *bbolt.Bucket
-	lastID                          uint64
+// trimPerCommit bounds what forgetting the log adds to a commit.
+const trimPerCommit = 1000
+
+// trimmableLocked returns the last change that may leave the log in a commit of n ops.
+func (s *Store) trimmableLocked(n int) uint64 {
+	upTo := s.stats.SnapshotSeq
+	if last := s.state.seq + uint64(n); last > maxLog {
+		upTo = max(upTo, last-maxLog)
+	}
+	for held := range s.holds {
+		upTo = min(upTo, *held)
+	}
+	return upTo
 }
 
+// apply does one op and logs what it changes.
 func (w *writer) apply(o op) error {
 	switch o.kind {
 	case opPut:
-		return w.put(o.rec)
+		if err := w.put(o.rec); err != nil {
+			return err
+		}
+		return w.note(change{logPut, []uint64{o.rec.ID}})
 	case opDelete:
 		for _, id := range o.ids {
 			if err := w.delete(id); err != nil {
 				return err
 			}
 		}
+		return w.note(change{logDelete, o.ids})
 	case opQuarantine:
-		return w.quarantine(o.id)
+		if err := w.quarantine(o.ids[0]); err != nil {
+			return err
+		}
+		return w.note(change{logDelete, o.ids})
 	case opStray:
 		return w.expiry.Delete(o.key)
 	}
 	return nil
-}
-
-// put writes a record. Values are made anew for each: bbolt keeps them until the
-// commit.
-func (w *writer) put(r *store.Record) error {
-	key := idKey(r.ID)
-	if err := w.unexpire(key, r.ID); err != nil {
-		return err
-	}
-	if err := w.entries.Put(key, store.AppendMeta(nil, r)); err != nil {
-		return err
-	}
-	if err := w.answers.Put(key, store.AppendAnswer(nil, r.ID, r.Answer)); err != nil {
-		return err
-	}
-	w.lastID = max(w.lastID, r.ID)
-	return w.expiry.Put(expiryKey(r.Expires, r.ID), nil)
-}
-
-func (w *writer) delete(id uint64) error {
-	key := idKey(id)
-	if err := w.unexpire(key, id); err != nil {
-		return err
-	}
-	if err := w.entries.Delete(key); err != nil {
-		return err
-	}
-	return w.answers.Delete(key)
-}
-
-// unexpire removes the expiry of the record that is there now, if any. That of a
-// damaged record stays behind; Expired finds it.
-func (w *writer) unexpire(key []byte, id uint64) error {
-	old := w.entries.Get(key)
-	if old == nil {
-		return nil
-	}
-	r, err := store.DecodeMeta(id, old)
-	if err != nil {
-		return nil
-	}
-	return w.expiry.Delete(expiryKey(r.Expires, id))
-}
-
-func (w *writer) quarantine(id uint64) error {
-	key := idKey(id)
-	if v := w.entries.Get(key); v != nil && w.aside.Stats().KeyN < maxQuarantined {
-		if err := w.aside.Put(key, append([]byte(nil), v...)); err != nil {
-			return err
-		}
-	}
-	return w.delete(id)
-}
-
-// finish notes the highest ID, so that it is not used again after its record has
-// gone.
-func (w *writer) finish(meta *bbolt.Bucket) error {
-	if w.lastID == 0 {
-		return nil
-	}
-	if v := meta.Get(keyLastID); len(v) == 8 && binary.LittleEndian.Uint64(v) >= w.lastID {
-		return nil
-	}
-	return meta.Put(keyLastID, binary.LittleEndian.AppendUint64(nil, min(w.lastID, math.MaxUint64)))
 }

@@ -20,7 +20,8 @@ func Run(t *testing.T, New func(t *testing.T) (open func() store.Store)) {
 		"KeepsRecords": keepsRecords, "Replaces": replaces, "Deletes": deletes, "LoadsInOrder": loadsInOrder,
 		"Expires": expires, "NeverReusesIDs": neverReusesIDs, "ReportsEachWrite": reportsEachWrite,
 		"RefusesBadRecords": refusesBadRecords, "Closes": closes, "LoadStops": loadStops, "Concurrent": concurrent,
-		"LastWriteWins": lastWriteWins,
+		"LastWriteWins": lastWriteWins, "NumbersChanges": numbersChanges, "ChangesStop": changesStop,
+		"KeepsSnapshots": keepsSnapshots, "ForgetsChanges": forgetsChanges, "ChangesBringBack": changesBringBack,
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &rig{T: t, open: New(t)}
