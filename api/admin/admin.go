@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"path/filepath"
 )
 
 // Options configure the handler.
@@ -16,8 +17,11 @@ type Options struct {
 	Ready   func() (ok bool, detail map[string]string)
 	Metrics http.Handler
 	// Backup writes a consistent copy of the data file; nil: there is none.
-	Backup  func(w io.Writer) error
-	Version string
+	Backup func(w io.Writer) error
+	// DataFile is the path of the data file; whoever asks for a backup is told
+	// in the header X-Semcached-Data which file it is of.
+	DataFile string
+	Version  string
 }
 
 // New returns the handler of the admin listener.
@@ -53,6 +57,9 @@ func backup(w http.ResponseWriter, r *http.Request, o Options) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
+	if path, err := filepath.Abs(o.DataFile); err == nil && o.DataFile != "" {
+		w.Header().Set("X-Semcached-Data", path)
+	}
 	w.Header().Set("Content-Disposition", `attachment; filename="semcached.db"`)
 	if err := o.Backup(w); err != nil {
 		panic(http.ErrAbortHandler)

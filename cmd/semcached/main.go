@@ -17,6 +17,6 @@ func main() {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	os.Exit(run(ctx, environment{
-		args: os.Args[1:], getenv: os.LookupEnv, readFile: os.ReadFile, reload: reload, stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args[1:], getenv: os.LookupEnv, readFile: os.ReadFile, reload: reload, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	}))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/semcached/semcached/internal/proxy"
 	"github.com/semcached/semcached/internal/span"
 	"github.com/semcached/semcached/internal/upstream"
+	"github.com/semcached/semcached/internal/wire"
 )
 
 // upstreamHooks counts calls of upstreams and raises the alarm when one goes down.
@@ -66,7 +68,11 @@ func (s *server) done(c *config.Config, e *proxy.Event) {
 		s.metrics.Saved(e.InputTokens, e.OutputTokens, e.ModelTime)
 	}
 	if s.calls != nil {
-		s.calls.Write(record(e, c.TracePrompts, time.Now()))
+		r := record(e, c.TracePrompts, time.Now())
+		if c.TraceAnswers {
+			logAnswer(r, e)
+		}
+		s.calls.Write(r)
 	}
 	s.log.Debug("request", "route", e.Route, "outcome", e.Outcome, "reason", e.Reason, "status", e.Status, "ms", ms(e.Duration), "trace_id", e.TraceID)
 }
@@ -77,15 +83,15 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 func sourceOf(e *proxy.Event) string {
 	switch {
 	case e.Source == "fallback":
-		return "openai-cloud-fallback"
+		return calllog.SourceFallback
 	case e.Source == "ollama":
-		return "ollama-local"
+		return calllog.SourceOllama
 	case e.Source == "cache" && e.Outcome == "hit_semantic":
-		return "cache-semantic"
+		return calllog.SourceSemantic
 	case e.Source == "cache" && e.Outcome == "stale":
-		return "cache-stale"
+		return calllog.SourceStale
 	case e.Source == "cache":
-		return "cache-exact"
+		return calllog.SourceExact
 	}
 	return ""
 }
@@ -126,6 +132,17 @@ func record(e *proxy.Event, prompts bool, now time.Time) *calllog.Record {
 		r.Attempts = append(r.Attempts, calllog.Attempt{Backend: a.Backend, Status: a.Status, MS: ms(a.Duration)})
 	}
 	return r
+}
+
+// logAnswer adds what import needs to store the answer again.
+func logAnswer(r *calllog.Record, e *proxy.Event) {
+	k := e.Kept
+	if k == nil {
+		return
+	}
+	replay := wire.Replay{Op: k.Op, Model: cmp.Or(k.Answer.Model, e.Model), Now: k.Answer.Created, Elapsed: k.Answer.Total}
+	r.Request.Canonical, r.Request.Namespace, r.Request.Tags = k.Canonical, k.Namespace, k.Tags
+	r.Response.Answer = replay.AppendObject(nil, k.Answer)
 }
 
 // tracedEmbedder makes a span of every embedding.

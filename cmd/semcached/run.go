@@ -17,6 +17,7 @@ type environment struct {
 	getenv         func(string) (string, bool)
 	readFile       func(string) ([]byte, error)
 	reload         <-chan os.Signal // asks to read the configuration again; may be nil
+	stdin          io.Reader
 	stdout, stderr io.Writer
 }
 
@@ -25,6 +26,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // something went wrong while running
 	exitUsage  = 2 // the arguments or the configuration are wrong
+	exitPartly = 3 // import: done, but for lines that are wrong; check: the file could not be looked at
 )
 
 const usage = `semcached is a semantic cache in front of Ollama.
@@ -38,9 +40,9 @@ const usage = `semcached is a semantic cache in front of Ollama.
   semcached restore --from FILE  put a checked copy in the place of the data file
   semcached check [--repair F]   verify the data file; write what is sound in it to a new one
   semcached compact              give the room of removed entries back to the disk
-  semcached stats                what is in the data file
-  semcached export [--to FILE]   every entry as a line of JSON
-  semcached import --from FILE   store an export, or lines of {"question", "answer"}, through a running server
+  semcached stats [--json]       what is in the data file
+  semcached export [--to FILE]   every entry as a line of JSON; -h of each of these lists its flags
+  semcached import --from FILE   store an export, lines of {"question", "answer"}, or a log of calls, through a running server
   semcached healthcheck [flags]  ask the admin address of a running server; exit 0 if it is well
   semcached version              print version and build
   semcached help                 print this

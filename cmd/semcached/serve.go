@@ -282,7 +282,7 @@ func (s *server) background(ctx context.Context, services ...func(context.Contex
 func (s *server) servers(base context.Context) (front, back *http.Server) {
 	o := admin.Options{Ready: s.ready, Metrics: s.metrics.Handler(), Version: version}
 	if b, ok := s.store.(interface{ Backup(w io.Writer) error }); ok {
-		o.Backup = b.Backup
+		o.Backup, o.DataFile = b.Backup, s.store.Stats().Path
 	}
 	operators := admin.New(o)
 	if config.Loopback(s.back.Addr().String()) {

@@ -18,7 +18,7 @@ import (
 	"github.com/DeRuina/timberjack"
 )
 
-// Record is one line. Durations are in milliseconds. What is not known is left out
+// Record is one line of JSON. Durations are in milliseconds. What is not known is left out
 // or null, never guessed.
 type Record struct {
 	TraceID   string    `json:"trace_id"` // W3C: 32 hex digits
@@ -48,20 +48,37 @@ type Request struct {
 	Model                string `json:"model,omitempty"`
 	MessagesCount        int    `json:"messages_count"`
 	PromptTokensEstimate int    `json:"prompt_tokens_estimate"` // bytes of the last user text / 4
-	Prompt               string `json:"prompt,omitempty"`       // only if asked for
 	Bytes                int64  `json:"bytes"`
+
+	// Only if they are asked for.
+	Prompt string `json:"prompt,omitempty"` // the last text of the user
+
+	// Only with Response.Answer: all that it was the answer to.
+	Canonical json.RawMessage `json:"canonical,omitempty"` // the request in canonical form
+	Namespace string          `json:"namespace,omitempty"`
+	Tags      []string        `json:"tags,omitempty"`
 }
+
+// The sources of answers.
+const (
+	SourceOllama   = "ollama-local"
+	SourceFallback = "openai-cloud-fallback"
+	SourceExact    = "cache-exact"
+	SourceSemantic = "cache-semantic"
+	SourceStale    = "cache-stale"
+)
 
 // Response is what was answered.
 type Response struct {
-	// Source is ollama-local, openai-cloud-fallback, cache-exact,
-	// cache-semantic, cache-stale or "".
-	Source       string `json:"source"`
+	Source       string `json:"source"` // one of the constants, or ""
 	RemoteHost   string `json:"remote_host,omitempty"`
 	PromptTokens int    `json:"prompt_tokens"`
 	OutputTokens int    `json:"output_tokens"`
 	DoneReason   string `json:"done_reason,omitempty"`
 	Bytes        int64  `json:"bytes"`
+	// Answer is Ollama's final object, only if it is asked for, and only of
+	// answers that were kept.
+	Answer json.RawMessage `json:"answer,omitempty"`
 }
 
 // Performance is how long it took.

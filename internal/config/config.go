@@ -54,6 +54,7 @@ type Config struct {
 	BreakerDelay     time.Duration
 	TraceFile        string // of the call log; "" writes none
 	TracePrompts     bool
+	TraceAnswers     bool
 	File             string // the YAML file; "" if there is none
 	DrainTime        time.Duration
 	Tracing          bool // the standard OTEL_* variables ask for traces
@@ -114,7 +115,8 @@ var settings = []setting{
 	{name: "breaker-failures", value: "5", usage: "failures among ten calls after which an upstream is left alone", parse: parseBreakerFailures},
 	{name: "breaker-delay", value: "10s", usage: "for how long", parse: duration(func(c *Config) *time.Duration { return &c.BreakerDelay }, 50*time.Millisecond, time.Hour)},
 	{name: "trace-file", usage: "file for the log of calls, a JSON object for each; \"on\" is llm_traces.jsonl in the data folder", parse: text(func(c *Config) *string { return &c.TraceFile })},
-	{name: "trace-prompts", value: "false", usage: "write the questions' text into the log of calls", parse: parseTracePrompts},
+	{name: "trace-prompts", value: "false", usage: "write the questions' text into the log of calls", parse: boolean(func(c *Config) *bool { return &c.TracePrompts })},
+	{name: "trace-answers", value: "false", usage: "and the answers that were kept, for \"semcached import\"", parse: boolean(func(c *Config) *bool { return &c.TraceAnswers })},
 	{name: "drain-time", value: "30s", usage: "how long answers under way may go on after SIGTERM", parse: duration(func(c *Config) *time.Duration { return &c.DrainTime }, 0, time.Hour)},
 	{name: "openai.url", value: "https://api.openai.com/v1", usage: "base URL for openai:MODEL", noFlag: true, parse: parseOpenAIURL},
 	{name: "openai.api-key", usage: "key for openai:MODEL", noFlag: true, parse: func(c *Config, v string) error { c.OpenAIKey = Secret(v); return nil }},
@@ -439,6 +441,7 @@ func (c *Config) Effective(w io.Writer) {
 	}
 	line("drain-time", c.DrainTime.String())
 	line("trace-prompts", strconv.FormatBool(c.TracePrompts))
+	line("trace-answers", strconv.FormatBool(c.TraceAnswers))
 	c.effectiveSections(w)
 	fmt.Fprintf(w, "openai:\n  url: %-35s # %s\n", c.OpenAIURL, c.sources["openai.url"])
 	if c.OpenAIKey != "" {

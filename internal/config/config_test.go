@@ -134,6 +134,15 @@ alerts: {hold_down: soon, webhook: {url: nowhere, format: xml}, smtp: {addr: mai
 	}
 }
 
+func TestAnswersAreLoggedWithPromptsOnly(t *testing.T) {
+	if _, err := load(nil, "trace-answers: true\n", "--config", "c.yaml"); err == nil || !strings.Contains(err.Error(), "trace-answers: needs trace-prompts") {
+		t.Errorf("%v", err)
+	}
+	if c, err := load(nil, "trace-answers: true\ntrace_prompts: true\n", "--config", "c.yaml"); err != nil || !c.TraceAnswers {
+		t.Errorf("%+v %v", c, err)
+	}
+}
+
 func TestTraceFileOn(t *testing.T) {
 	for in, want := range map[string]string{"on": "d/llm_traces.jsonl", "off": "", "x.jsonl": "x.jsonl"} {
 		c, err := load(nil, "", "--data", "d", "--trace-file", in)

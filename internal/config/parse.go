@@ -150,11 +150,15 @@ func parseBreakerFailures(c *Config, v string) error {
 	return nil
 }
 
-func parseTracePrompts(c *Config, v string) (err error) {
-	if c.TracePrompts, err = strconv.ParseBool(v); err != nil {
-		return fmt.Errorf("%q is not true or false", v)
+func boolean(field func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		on, err := strconv.ParseBool(v)
+		if err != nil {
+			return fmt.Errorf("%q is not true or false", v)
+		}
+		*field(c) = on
+		return nil
 	}
-	return nil
 }
 
 // address checks host:port; a missing host listens everywhere.
@@ -220,6 +224,9 @@ func (c *Config) check() error {
 	}
 	if c.TraceFile == "off" || c.TraceFile == "false" {
 		c.TraceFile = ""
+	}
+	if c.TraceAnswers && !c.TracePrompts {
+		errs = append(errs, errors.New("trace-answers: needs trace-prompts as well"))
 	}
 	if c.Listen != "" && samePlace(c.Listen, c.Admin) {
 		errs = append(errs, fmt.Errorf("admin: %s is the address of listen as well", c.Admin))

@@ -45,9 +45,9 @@ func TestDataTools(t *testing.T) {
 		return w.tools(append(append([]string{name}, data...), more...)...)
 	}
 
-	wants(t, "check beside a server", run("check"), "a server has the file open", "exit 1")
+	wants(t, "check beside a server", run("check"), "no server answers at", "exit 3")
 	copied := filepath.Join(dir, "copy.db")
-	wants(t, "online backup", run("backup", append(admin, "--to", copied)...), "3 records", "from the running server", "exit 0")
+	wants(t, "online backup", run("backup", append(admin, "--to", copied)...), "3 records", "from the running server at", "exit 0")
 	wants(t, "backup onto a file", run("backup", append(admin, "--to", copied)...), "exit 1")
 	w.do("POST", "/cache/invalidate", `{"tag":"office"}`)
 	if err := w.Stop(); err != nil {
@@ -72,7 +72,7 @@ func TestDataTools(t *testing.T) {
 	// Into another server, which embeds anew, and with a plain list beside.
 	other := newWorld(t, standin.Options{}, "--embedder", "lexical")
 	into := []string{"--url", other.URL}
-	wants(t, "import", other.tools(append([]string{"import", "--from", exported}, into...)...), "3 stored, 0 left out", "exit 0")
+	wants(t, "import", other.tools(append([]string{"import", "--from", exported}, into...)...), "3 stored, 0 left out, 0 bad", "exit 0")
 	list := filepath.Join(dir, "list.jsonl")
 	text := `{"question":"When does the shop open?","answer":"At nine."}` + "\n\n" + `{"prompt":"Who has the key?","answer":"The porter.","model":"standin","tags":["faq"]}` + "\n" +
 		`{"question":"Old?","answer":"Gone.","expires":"2020-01-01T00:00:00Z"}` + "\n" + `{"question":"Cloud?","answer":"Remote.","provider":"cloud.example/big"}` + "\n"
@@ -83,7 +83,7 @@ func TestDataTools(t *testing.T) {
 	if err := os.WriteFile(list, []byte(text+"nonsense\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wants(t, "a broken line", other.tools(append([]string{"import", "--from", list}, into...)...), "line 6", "--skip 5", "exit 1")
+	wants(t, "a broken line", other.tools(append([]string{"import", "--from", list}, into...)...), "line 6: not an entry", "exit 3")
 	calls := other.ollama.Calls("/api/chat")
 	for what, r := range map[string]reply{
 		"exact":    other.ask(river, ""),

@@ -60,6 +60,7 @@ type outcome struct {
 	err            string
 	attempts       []Attempt
 	filtered       []string
+	kept           *Kept
 	hit            cache.Result // of a stored answer that stepped in
 }
 
@@ -440,5 +441,7 @@ func (r *filling) store(q *cache.Query, provider, digest, model string) {
 	if err != nil {
 		s.Fail("store")
 		r.p.o.Log.Warn("answer not stored", "error", err)
+		return
 	}
+	r.out.kept = &Kept{Op: r.req.Op, Namespace: q.Namespace, Canonical: q.Canonical, Tags: r.opts.Tags, Answer: a}
 }

@@ -293,6 +293,9 @@ func (x *exchange) ask(req *request, f *fill, key flightKey, headers func(collap
 		x.relayStream(reader, d)
 	}
 	x.outcome(reader.Result())
+	if !leader {
+		x.event.Kept = nil
+	}
 }
 
 // outcome takes over what the maker of an answer has left.
@@ -303,7 +306,7 @@ func (x *exchange) outcome(result any) {
 	}
 	e := &x.event
 	e.Attempts, e.Remote, e.Filtered = o.attempts, o.remote, append(e.Filtered, o.filtered...)
-	e.InputTokens, e.OutputTokens, e.Eval, e.DoneReason = o.input, o.output, o.eval, o.doneReason
+	e.InputTokens, e.OutputTokens, e.Eval, e.DoneReason, e.Kept = o.input, o.output, o.eval, o.doneReason, o.kept
 	if o.source != "" {
 		e.Source = o.source
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/semcached/semcached/internal/flight"
 	"github.com/semcached/semcached/internal/span"
 	"github.com/semcached/semcached/internal/upstream"
+	"github.com/semcached/semcached/internal/wire"
 )
 
 // Engine is what the proxy asks of *cache.Engine.
@@ -133,6 +134,16 @@ type Event struct {
 	In, Out    int64  // bytes of the bodies
 	Attempts   []Attempt
 	Filtered   []string // rules that matched
+	Kept       *Kept    // nil: nothing was, or the request that this one has joined did
+}
+
+// Kept is an answer that has been stored, and what it is the answer to. It is read-only.
+type Kept struct {
+	Op        wire.Op
+	Namespace string
+	Canonical []byte
+	Tags      []string
+	Answer    *wire.Answer
 }
 
 // Attempt is one call of an upstream or fallback.
