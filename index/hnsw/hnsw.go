@@ -3,26 +3,25 @@
 // using Hierarchical Navigable Small World graphs", 2016), with their algorithm 4 to
 // choose neighbours in different directions.
 //
-// The graph is walked on 8-bit vectors, a quarter of the memory that a walk would
+// The graph is walked on 4-bit vectors, an eighth of the memory that a walk would
 // otherwise wait for, and the best of what was found is compared exactly: scores are
 // exact cosines, and nothing below a threshold is ever returned. What is similar may be
 // missed; how often depends on the data and on the width of the search.
 //
-// Everything lies in a few large slices: vectors, 8-bit vectors, and lists of
-// neighbours of fixed length. A removed vector's place is used again. Those who pointed
-// to it are found among its neighbours' neighbours and get others in its place; a
-// pointer that is overlooked leads to whatever lies there then, which costs a
-// comparison and no more.
+// Everything lies in a few tables: vectors, 4-bit vectors, and lists of neighbours of
+// fixed length. A removed vector's place is used again. Those who pointed to it are
+// found among its neighbours' neighbours and get others in its place; a pointer that is
+// overlooked leads to whatever lies there then, which costs a comparison and no more.
 package hnsw
 
 import (
 	"math"
 	"math/rand/v2"
-	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/semcached/semcached/index"
-	"github.com/semcached/semcached/index/vec"
+	"github.com/semcached/semcached/index/slab"
 )
 
 // Options shape a graph. The zero value has the defaults.
@@ -44,30 +43,51 @@ const maxLevel = 16
 // none is no node.
 const none = math.MaxUint32
 
-// Index is an index.Index. Searches go on while vectors are added and removed: only
-// the last step of a change, the linking, waits for them. The zero value is not
-// usable; see New.
+// Index is an index.Index. Searches, and the search for neighbours that makes up most
+// of an Add, go on side by side and beside changes of the graph: of these there is one
+// at a time. Searches wait only while tables grow, and once for 64 removals. The zero
+// value is not usable; see New.
+//
+// Searches see a change half done without harm: lists are read and written element by
+// element, atomically. A node is there while its scale is not 0, which is set after all
+// else of it is written and before anybody points to it, and cleared before its place
+// is used again; and that waits for the searches that may have seen it before.
 type Index struct {
-	o      Options
-	dims   int
-	stride int // bytes of an 8-bit vector: dims, filled up to a multiple of 32
+	o     Options
+	dims  int
+	turn  rotation
+	ef    atomic.Int32 // Options.Search
+	exact bool         // walk on exact vectors, for comparison
 
-	writers sync.Mutex // one change at a time
+	size  atomic.Int64 // vectors
+	gone  atomic.Int64 // places of removed ones
+	bytes atomic.Int64 // of the tables
+	hot   atomic.Int64 // of them, without rows
 
-	mu     sync.RWMutex // guards everything below; changed only under writers
-	at     map[uint64]uint32
-	ids    []uint64
-	rows   []float32 // unit vectors
-	bytes  []int8    // the same in 8 bits
-	scales []float32 // of bytes
-	levels []int8    // highest layer of a node; -1: removed
-	lowest []uint32  // 2M+1 per node: a count and neighbours on layer 0
-	upper  []uint32  // M+1 for each node and layer above
-	above  []uint32  // where a node's first list in upper begins
-	spare  [maxLevel + 1][]uint32
-	free   []uint32 // removed nodes
-	entry  uint32   // where searches begin, on the highest layer
-	top    int      // that layer
+	entry atomic.Uint32 // where searches begin, on the highest layer; none: nowhere
+
+	// writers guards what follows up to mu, and changes of the graph: one at a
+	// time. It is taken before mu.
+	writers  sync.Mutex
+	at       map[uint64]uint32
+	nodes    int                    // places made use of so far
+	lists    int                    // rows of upper made use of so far
+	listRoom int                    // rows of upper
+	free     [maxLevel + 1][]uint32 // places to be used again, by their layers
+	limbo    []uint32               // removed nodes that searches may still read
+
+	// mu guards the tables: held for reading by who reads them and does not hold
+	// writers, for writing, with writers, where they grow or places are freed.
+	mu     sync.RWMutex
+	era    uint64           // how often places were freed
+	scales []uint32         // float32 bits: of the 4-bit vector; 0: not there
+	ids    []uint64         // by node, as all these
+	levels []uint8          // highest layer, which the place keeps for ever
+	above  []uint32         // where a node's lists in upper begin, from layer 1
+	rows   slab.Of[float32] // unit vectors
+	codes  slab.Of[byte]    // the same rotated, in 4 bits
+	lowest slab.Of[uint32]  // 2M neighbours on layer 0
+	upper  slab.Of[uint32]  // M neighbours for each node and layer above
 }
 
 // New returns an empty index for vectors of dims components with the default options;
@@ -75,7 +95,10 @@ type Index struct {
 func New(dims int) *Index { return NewWith(dims, Options{}) }
 
 // NewWith is New with options.
-func NewWith(dims int, o Options) *Index {
+func NewWith(dims int, o Options) *Index { return newIndex(dims, o, rand.Uint64()) }
+
+// newIndex makes an index that turns vectors by this seed.
+func newIndex(dims int, o Options, seed uint64) *Index {
 	if dims < 1 {
 		panic("hnsw: dims must be positive")
 	}
@@ -88,338 +111,138 @@ func NewWith(dims int, o Options) *Index {
 	if o.Search == 0 {
 		o.Search = 48
 	}
-	return &Index{o: o, dims: dims, stride: (dims + 31) &^ 31, at: make(map[uint64]uint32), entry: none}
+	ix := &Index{o: o, dims: dims, turn: newRotation(dims, seed), at: make(map[uint64]uint32)}
+	ix.rows, ix.codes = slab.New[float32](dims), slab.New[byte](ix.turn.size/2)
+	ix.lowest, ix.upper = slab.New[uint32](2*o.M), slab.New[uint32](o.M)
+	ix.ef.Store(int32(o.Search))
+	ix.entry.Store(none)
+	return ix
 }
 
 // SetSearch changes Options.Search for the searches that follow.
-func (ix *Index) SetSearch(ef int) {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	ix.o.Search = max(ef, 1)
-}
+func (ix *Index) SetSearch(ef int) { ix.ef.Store(int32(max(ef, 1))) }
 
-// links returns the list of a node on a layer: its neighbours, and the room behind
-// them. The caller holds mu.
-func (ix *Index) links(node uint32, level int) []uint32 {
-	if level == 0 {
-		width := 2*ix.o.M + 1
-		l := ix.lowest[int(node)*width : int(node)*width+width]
-		return l[1 : 1+l[0] : width]
-	}
-	width := ix.o.M + 1
-	from := int(ix.above[node]) + (level-1)*width
-	l := ix.upper[from : from+width]
-	return l[1 : 1+l[0] : width]
-}
-
-// setLinks replaces a list. The caller holds mu for writing.
-func (ix *Index) setLinks(node uint32, level int, to []uint32) {
-	width, all, from := 2*ix.o.M+1, ix.lowest, 0
-	if level == 0 {
-		from = int(node) * width
-	} else {
-		width, all = ix.o.M+1, ix.upper
-		from = int(ix.above[node]) + (level-1)*width
-	}
-	l := all[from : from+width]
-	l[0] = uint32(copy(l[1:], to))
-}
-
-// most is the number of neighbours that a list has room for.
-func (ix *Index) most(level int) int {
-	if level == 0 {
-		return 2 * ix.o.M
-	}
-	return ix.o.M
-}
-
-func (ix *Index) row(node uint32) []float32 {
-	i := int(node) * ix.dims
-	return ix.rows[i : i+ix.dims : i+ix.dims]
-}
-
-func (ix *Index) code(node uint32) []int8 {
-	i := int(node) * ix.stride
-	return ix.bytes[i : i+ix.stride : i+ix.stride]
-}
-
-// between is the similarity of two nodes in 8 bits.
-func (ix *Index) between(a, b uint32) float32 {
-	return float32(vec.DotInt8(ix.code(a), ix.code(b))) * ix.scales[a] * ix.scales[b]
-}
-
-// Add implements index.Index. It costs a search of Options.Build width, during which
-// other searches go on.
+// Add implements index.Index. It costs a search of Options.Build width, which goes on
+// beside other searches and the same of other Adds, and the linking, one at a time.
 func (ix *Index) Add(id uint64, v []float32) error {
-	unit := make([]float32, ix.dims)
-	if err := index.Unit(unit, v, ix.dims); err != nil {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if err := s.q.set(ix, v); err != nil {
 		return err
 	}
-	ix.writers.Lock()
-	defer ix.writers.Unlock()
-	ix.remove(id)
-
+	s.q.ask(ix)
 	level := min(int(-math.Log(1-rand.Float64())/math.Log(float64(ix.o.M))), maxLevel)
-	q := newQuestion(ix, unit)
+
 	ix.mu.RLock()
-	var chosen [maxLevel + 1][]uint32
-	if ix.entry != none {
-		s := scratchOf(len(ix.ids))
-		nearest := ix.descend(q, s, level)
-		for l := min(level, ix.top); l >= 0; l-- {
-			found := ix.walk(q, s, nearest, ix.o.Build, l)
-			chosen[l] = ix.choose(found, ix.o.M)
-			nearest = append(nearest[:0], found[0].node)
-		}
-		scratches.Put(s)
-	}
+	era := ix.era
+	ix.gather(s, id, level)
 	ix.mu.RUnlock()
 
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
-	node := ix.place(id, unit, q, level)
-	for l := min(level, ix.top); l >= 0; l-- {
-		ix.setLinks(node, l, chosen[l])
-		for _, other := range chosen[l] {
-			ix.connect(other, node, l)
-		}
+	ix.writers.Lock()
+	defer ix.writers.Unlock()
+	if era != ix.era || !ix.usable(s.chosen[0]) {
+		ix.gather(s, id, level) // what was found has gone, or was nothing
 	}
-	if ix.entry == none || level > ix.top {
-		ix.entry, ix.top = node, level
-	}
+	ix.insert(s, id, level)
 	return nil
 }
 
-// place gives a vector a node. The caller holds mu for writing.
-func (ix *Index) place(id uint64, unit []float32, q *question, level int) uint32 {
-	var node uint32
-	if n := len(ix.free); n > 0 {
-		node, ix.free = ix.free[n-1], ix.free[:n-1]
-	} else {
-		node = uint32(len(ix.ids))
-		ix.ids = append(ix.ids, 0)
-		ix.rows = append(ix.rows, unit...)
-		ix.bytes = append(ix.bytes, q.code...)
-		ix.scales = append(ix.scales, 0)
-		ix.levels = append(ix.levels, 0)
-		ix.above = append(ix.above, 0)
-		ix.lowest = append(ix.lowest, make([]uint32, 2*ix.o.M+1)...)
-	}
-	ix.at[id], ix.ids[node], ix.levels[node], ix.scales[node] = node, id, int8(level), q.scale
-	copy(ix.row(node), unit)
-	copy(ix.code(node), q.code)
-	ix.setLinks(node, 0, nil)
-	if level > 0 {
-		if n := len(ix.spare[level]); n > 0 {
-			ix.above[node], ix.spare[level] = ix.spare[level][n-1], ix.spare[level][:n-1]
-		} else {
-			ix.above[node] = uint32(len(ix.upper))
-			ix.upper = append(ix.upper, make([]uint32, level*(ix.o.M+1))...)
-		}
-		for l := 1; l <= level; l++ {
-			ix.setLinks(node, l, nil)
+// usable reports whether any of the nodes is there. The caller holds writers.
+func (ix *Index) usable(nodes []uint32) bool {
+	for _, n := range nodes {
+		if ix.live(n) {
+			return true
 		}
 	}
-	return node
+	return false
 }
 
-// connect makes node a neighbour of from. Where there is no room, the neighbours are
-// chosen anew. The caller holds mu for writing.
-func (ix *Index) connect(from, node uint32, level int) {
-	if int(ix.levels[from]) < level || from == node {
-		return
+// insert puts s.q under id among the neighbours chosen for it. The caller holds
+// writers.
+func (ix *Index) insert(s *scratch, id uint64, level int) {
+	node := ix.reserve(level)
+	scale := ix.write(node, id, &s.q)
+	for l := range level + 1 {
+		s.chosen[l] = ix.onlyLive(s.chosen[l])
+		ix.setLinks(node, l, s.chosen[l])
 	}
-	l := ix.links(from, level)
-	if slices.Contains(l, node) {
-		return
+	old, replaces := ix.at[id]
+	if replaces {
+		ix.setScale(old, 0)
 	}
-	if len(l) < ix.most(level) {
-		ix.setLinks(from, level, append(l, node))
-		return
+	ix.setScale(node, scale)
+	ix.at[id] = node
+	for l := range level + 1 {
+		ix.link(s, node, l)
 	}
-	ix.relink(from, append(slices.Clone(l), node), level)
+	if entry := ix.entry.Load(); entry == none || level > int(ix.levels[entry]) {
+		ix.entry.Store(node)
+	}
+	if replaces {
+		ix.bury(s, old)
+	}
+	ix.size.Store(int64(len(ix.at)))
 }
 
-// relink chooses the neighbours of a node among candidates.
-func (ix *Index) relink(node uint32, candidates []uint32, level int) {
-	found := make([]foundNode, 0, len(candidates))
-	for _, c := range candidates {
-		if c != node && int(ix.levels[c]) >= level {
-			found = append(found, foundNode{node: c, score: ix.between(node, c)})
+// onlyLive drops what is not there.
+func (ix *Index) onlyLive(nodes []uint32) []uint32 {
+	all := nodes[:0]
+	for _, n := range nodes {
+		if ix.live(n) {
+			all = append(all, n)
 		}
 	}
-	slices.SortFunc(found, nearer)
-	found = slices.CompactFunc(found, func(a, b foundNode) bool { return a.node == b.node })
-	ix.setLinks(node, level, ix.choose(found, ix.most(level)))
-}
-
-// choose picks up to m of the candidates, which are sorted best first: those that are
-// nearer to the node in question than to any one picked before (algorithm 4), and then,
-// while there is room, the best of the others.
-func (ix *Index) choose(candidates []foundNode, m int) []uint32 {
-	picked := make([]uint32, 0, m)
-	var others []uint32
-	for _, c := range candidates {
-		if len(picked) == m {
-			break
-		}
-		if slices.ContainsFunc(picked, func(p uint32) bool { return ix.between(p, c.node) > c.score }) {
-			others = append(others, c.node)
-			continue
-		}
-		picked = append(picked, c.node)
-	}
-	return append(picked, others[:min(len(others), m-len(picked))]...)
+	return all
 }
 
 // Remove implements index.Index.
 func (ix *Index) Remove(id uint64) bool {
 	ix.writers.Lock()
 	defer ix.writers.Unlock()
-	return ix.remove(id)
-}
-
-// remove takes a node out and gives those who pointed to it other neighbours. The
-// caller holds writers.
-func (ix *Index) remove(id uint64) bool {
-	ix.mu.Lock()
-	defer ix.mu.Unlock()
 	node, ok := ix.at[id]
 	if !ok {
 		return false
 	}
-	level := int(ix.levels[node])
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
 	delete(ix.at, id)
-	ix.levels[node] = -1
-	for l := level; l >= 0; l-- {
-		around := slices.Clone(ix.links(node, l))
-		ix.setLinks(node, l, nil)
-		for _, other := range ix.pointers(node, around, l) {
-			rest := slices.DeleteFunc(slices.Clone(ix.links(other, l)), func(n uint32) bool { return n == node })
-			ix.relink(other, append(rest, around...), l)
-		}
-	}
-	if level > 0 {
-		ix.spare[level] = append(ix.spare[level], ix.above[node])
-	}
-	ix.free = append(ix.free, node)
-	if node == ix.entry {
-		ix.enter()
-	}
+	ix.setScale(node, 0)
+	ix.bury(s, node)
+	ix.size.Store(int64(len(ix.at)))
 	return true
 }
 
-// pointers returns the nodes around a removed one that point to it.
-func (ix *Index) pointers(node uint32, around []uint32, level int) (all []uint32) {
-	look := func(n uint32) {
-		if int(ix.levels[n]) >= level && !slices.Contains(all, n) && slices.Contains(ix.links(n, level), node) {
-			all = append(all, n)
-		}
+// bury gives those who pointed to a removed node other neighbours. Its own lists stay,
+// for searches that have come to it. The caller holds writers.
+func (ix *Index) bury(s *scratch, node uint32) {
+	if node == ix.entry.Load() {
+		ix.enter()
 	}
-	for _, n := range around {
-		if int(ix.levels[n]) < level {
-			continue
-		}
-		look(n)
-		for _, m := range ix.links(n, level) {
-			look(m)
-		}
-	}
-	return all
-}
-
-// enter finds a new node to begin searches at.
-func (ix *Index) enter() {
-	ix.entry, ix.top = none, 0
-	for n, l := range ix.levels {
-		if int(l) > ix.top || l >= 0 && ix.entry == none {
-			ix.entry, ix.top = uint32(n), int(l)
-		}
-	}
-}
-
-// Search implements index.Index. It allocates nothing when dst has room for k hits.
-func (ix *Index) Search(dst []index.Hit, q []float32, threshold float32, k int) ([]index.Hit, error) {
-	return ix.SearchFunc(dst, q, threshold, k, nil)
-}
-
-// TopK implements index.Index.
-func (ix *Index) TopK(dst []index.Hit, q []float32, k int) ([]index.Hit, error) {
-	return ix.SearchFunc(dst, q, -1, k, nil)
-}
-
-// SearchFunc is Search among the vectors that keep accepts; a nil keep accepts all. The
-// walk goes through the others, and goes on until as many as are needed have been
-// accepted, within sixteen times its width.
-func (ix *Index) SearchFunc(dst []index.Hit, q []float32, threshold float32, k int, keep func(id uint64) bool) ([]index.Hit, error) {
-	s := scratches.Get().(*scratch)
-	defer scratches.Put(s)
-	s.q.reset(ix)
-	if err := index.Unit(s.q.unit, q, ix.dims); err != nil {
-		return dst, err
-	}
-	s.q.quantize()
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	if k <= 0 || ix.entry == none {
-		return dst, nil
-	}
-	s.reset(len(ix.ids))
-	nearest := ix.descend(&s.q, s, 0)
-	ef := max(ix.o.Search, 2*k)
-	from := len(dst)
-	const widest = 16
-	for width := ef; ; width *= 4 {
-		found := ix.walk(&s.q, s, nearest, width, 0)
-		dst = ix.rescore(dst[:from], &s.q, found, threshold, k, keep)
-		if keep == nil || len(dst)-from >= k || width >= widest*ef || len(found) < width {
-			return dst, nil
-		}
-		nearest = append(s.start[:0], found[0].node)
-		s.start = nearest
-	}
-}
-
-// rescoreSlack is how far the 8-bit similarity of unit vectors may lie from the exact
-// one for all practical purposes: each component is off by half a step of about
-// max|x|/127, which adds up to some thousandths.
-const rescoreSlack = 0.02
-
-// rescore compares the best of what was found exactly.
-func (ix *Index) rescore(dst []index.Hit, q *question, found []foundNode, threshold float32, k int, keep func(uint64) bool) []index.Hit {
-	from := len(dst)
-	worth := max(8, 2*k) // how many are compared exactly
-	for _, f := range found {
-		if worth == 0 || f.score < threshold-rescoreSlack {
-			break
-		}
-		if keep != nil && !keep(ix.ids[f.node]) {
-			continue
-		}
-		worth--
-		if score := index.Clamp(vec.Dot(q.unit, ix.row(f.node))); score >= threshold {
-			dst = index.Offer(dst, from, k, index.Hit{ID: ix.ids[f.node], Score: score})
-		}
-	}
-	return dst
+	ix.unlink(s, node)
+	ix.limbo = append(ix.limbo, node)
+	ix.gone.Store(int64(ix.nodes - len(ix.at)))
 }
 
 // Len implements index.Index.
-func (ix *Index) Len() int {
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	return len(ix.at)
-}
+func (ix *Index) Len() int { return int(ix.size.Load()) }
 
 // Dims implements index.Index.
 func (ix *Index) Dims() int { return ix.dims }
 
+// measure counts the bytes of the tables. The caller holds mu for writing.
+func (ix *Index) measure() {
+	hot := ix.codes.Bytes() + ix.lowest.Bytes() + ix.upper.Bytes() +
+		int64(4*cap(ix.scales)+8*cap(ix.ids)+cap(ix.levels)+4*cap(ix.above))
+	ix.hot.Store(hot)
+	ix.bytes.Store(hot + ix.rows.Bytes())
+}
+
 // Stats implements index.Index.
 func (ix *Index) Stats() index.Stats {
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
+	const perID = 24 // the ID's share of the map
+	n := ix.size.Load()
 	return index.Stats{
-		Tier: "hnsw", Entries: len(ix.at), Tombstones: len(ix.free),
-		Bytes: int64(4*cap(ix.rows) + cap(ix.bytes) + 4*cap(ix.scales) + cap(ix.levels) + 4*cap(ix.lowest) + 4*cap(ix.upper) + 4*cap(ix.above) + 8*cap(ix.ids) + 24*len(ix.at)),
+		Tier: "hnsw", Entries: int(n), Tombstones: int(ix.gone.Load()),
+		Bytes: ix.bytes.Load() + perID*n, Hot: ix.hot.Load() + perID*n,
 	}
 }

@@ -102,8 +102,8 @@ func TestRecallSurvivesChurn(t *testing.T) {
 			t.Errorf("round %d, refilled: recall %v", round, r)
 		}
 	}
-	if len(ix.ids) > n+n/10 {
-		t.Errorf("%d places for %d vectors: places are not used again", len(ix.ids), n)
+	if ix.nodes > n+n/10 {
+		t.Errorf("%d places for %d vectors: places are not used again", ix.nodes, n)
 	}
 }
 

@@ -14,23 +14,24 @@ import (
 
 // A snapshot of a graph, little-endian:
 //
-//	8 bytes  "semhnsw" and the version, 1
+//	8 bytes  "semhnsw" and the version, 2
 //	u32      dims, M
 //	u64      number of nodes
 //	u32      node at which searches begin (0 if there is none)
-//	u32      CRC-32C of the 28 bytes before
+//	u64      seed of the rotation
+//	u32      CRC-32C of the 36 bytes before
 //	blocks of at most 256 nodes:
 //	  u32    nodes in this block, bytes of them
-//	  nodes  u64 ID, u8 layer, dims float32 components of unit length, and for
-//	         each layer from 0 u16 count and u32 neighbours
+//	  nodes  u64 ID, u8 highest layer, dims float32 components of unit length,
+//	         and for each layer from 0 u16 count and u32 neighbours
 //	  u32    CRC-32C of the block so far
 //
 // Nothing follows the last block. Nodes are numbered in the order in which they stand.
 // A reader refuses other versions (ErrVersion) and anything that does not check
-// (ErrCorrupt), and allocates no more than twice what has come in.
+// (ErrCorrupt), and allocates no more than some times what has come in.
 const (
-	snapshotMagic = "semhnsw\x01"
-	headBytes     = 28
+	snapshotMagic = "semhnsw\x02"
+	headBytes     = 36
 	blockNodes    = 256
 	maxDims       = 1 << 16
 	maxM          = 512
@@ -38,30 +39,30 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Snapshot implements index.Index. Writers wait while it runs, lookups do not.
+// Snapshot implements index.Index. Changes wait while it runs, searches do not.
 func (ix *Index) Snapshot(w io.Writer) error {
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	number := make([]uint32, len(ix.ids)) // of a node among those that are there
-	var nodes []uint32
-	for n, l := range ix.levels {
-		if l >= 0 {
+	ix.writers.Lock()
+	defer ix.writers.Unlock()
+	number := make([]uint32, ix.nodes) // of a node among those that are there
+	nodes := make([]uint32, 0, len(ix.at))
+	for n := range uint32(ix.nodes) {
+		if ix.live(n) {
 			number[n] = uint32(len(nodes))
-			nodes = append(nodes, uint32(n))
+			nodes = append(nodes, n)
 		}
 	}
-	bw := bufio.NewWriterSize(w, 256<<10)
 	head := append(make([]byte, 0, headBytes+4), snapshotMagic...)
 	head = binary.LittleEndian.AppendUint32(head, uint32(ix.dims))
 	head = binary.LittleEndian.AppendUint32(head, uint32(ix.o.M))
 	head = binary.LittleEndian.AppendUint64(head, uint64(len(nodes)))
 	entry := uint32(0)
-	if ix.entry != none {
-		entry = number[ix.entry]
+	if e := ix.entry.Load(); e != none {
+		entry = number[e]
 	}
 	head = binary.LittleEndian.AppendUint32(head, entry)
+	head = binary.LittleEndian.AppendUint64(head, ix.turn.seed)
 	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
-	if _, err := bw.Write(head); err != nil {
+	if _, err := w.Write(head); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	var block []byte
@@ -74,33 +75,33 @@ func (ix *Index) Snapshot(w io.Writer) error {
 		}
 		binary.LittleEndian.PutUint32(block[4:], uint32(len(block)-8))
 		block = binary.LittleEndian.AppendUint32(block, crc32.Checksum(block, castagnoli))
-		if _, err := bw.Write(block); err != nil {
+		if _, err := w.Write(block); err != nil {
 			return fmt.Errorf("write snapshot: %w", err)
 		}
 		nodes = nodes[n:]
-	}
-	if err := bw.Flush(); err != nil {
-		return fmt.Errorf("write snapshot: %w", err)
 	}
 	return nil
 }
 
 func (ix *Index) appendNode(b []byte, node uint32, number []uint32) []byte {
 	b = binary.LittleEndian.AppendUint64(b, ix.ids[node])
-	b = append(b, byte(ix.levels[node]))
+	b = append(b, ix.levels[node])
 	for _, x := range ix.row(node) {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
 	}
 	for l := range int(ix.levels[node]) + 1 {
-		at, count := len(b), uint16(0)
+		at, n := len(b), uint16(0)
 		b = append(b, 0, 0)
-		for _, n := range ix.links(node, l) {
-			if int(ix.levels[n]) >= l && n != node {
-				b = binary.LittleEndian.AppendUint32(b, number[n])
-				count++
+		for _, other := range ix.links(node, l) {
+			if other == none {
+				break
+			}
+			if ix.live(other) && other != node {
+				b = binary.LittleEndian.AppendUint32(b, number[other])
+				n++
 			}
 		}
-		binary.LittleEndian.PutUint16(b[at:], count)
+		binary.LittleEndian.PutUint16(b[at:], n)
 	}
 	return b
 }
@@ -110,7 +111,7 @@ func (ix *Index) appendNode(b []byte, node uint32, number []uint32) []byte {
 func Load(r io.Reader) (*Index, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	var head [headBytes + 4]byte
-	if _, err := io.ReadFull(br, head[:]); err != nil {
+	if _, err := io.ReadFull(br, head[:8]); err != nil {
 		return nil, index.CutShort(err)
 	}
 	if string(head[:7]) != snapshotMagic[:7] {
@@ -118,6 +119,9 @@ func Load(r io.Reader) (*Index, error) {
 	}
 	if head[7] != snapshotMagic[7] {
 		return nil, fmt.Errorf("%w: %d", index.ErrVersion, head[7])
+	}
+	if _, err := io.ReadFull(br, head[8:]); err != nil {
+		return nil, index.CutShort(err)
 	}
 	if crc32.Checksum(head[:headBytes], castagnoli) != binary.LittleEndian.Uint32(head[headBytes:]) {
 		return nil, fmt.Errorf("%w: header", index.ErrCorrupt)
@@ -127,7 +131,7 @@ func Load(r io.Reader) (*Index, error) {
 	if dims == 0 || dims > maxDims || m < 2 || m > maxM || nodes >= none || nodes > 0 && uint64(entry) >= nodes {
 		return nil, fmt.Errorf("%w: header", index.ErrCorrupt)
 	}
-	ix := NewWith(int(dims), Options{M: int(m)})
+	ix := newIndex(int(dims), Options{M: int(m)}, binary.LittleEndian.Uint64(head[28:]))
 	for left := nodes; left > 0; {
 		n, err := ix.readBlock(br, left, nodes)
 		if err != nil {
@@ -138,8 +142,9 @@ func Load(r io.Reader) (*Index, error) {
 	if _, err := br.ReadByte(); err != io.EOF {
 		return nil, fmt.Errorf("%w: something follows the last block", index.ErrCorrupt)
 	}
+	ix.size.Store(int64(nodes))
 	if nodes > 0 {
-		ix.entry, ix.top = entry, int(ix.levels[entry])
+		ix.entry.Store(entry)
 	}
 	return ix, ix.checkLinks()
 }
@@ -164,8 +169,9 @@ func (ix *Index) readBlock(r io.Reader, left, nodes uint64) (uint64, error) {
 		return 0, fmt.Errorf("%w: checksum of a block", index.ErrCorrupt)
 	}
 	d := reader{b: block[:size]}
+	q := question{unit: make([]float32, ix.dims), turned: make([]float32, ix.turn.size)}
 	for range n {
-		if err := ix.readNode(&d, nodes); err != nil {
+		if err := ix.readNode(&d, &q, nodes); err != nil {
 			return 0, err
 		}
 	}
@@ -175,49 +181,48 @@ func (ix *Index) readBlock(r io.Reader, left, nodes uint64) (uint64, error) {
 	return n, nil
 }
 
-func (ix *Index) readNode(d *reader, nodes uint64) error {
+func (ix *Index) readNode(d *reader, q *question, nodes uint64) error {
 	id, level := d.u64(), int(d.u8())
-	unit := make([]float32, ix.dims)
-	for i := range unit {
-		unit[i] = math.Float32frombits(d.u32())
+	row := d.take(4 * ix.dims)
+	for i := range q.unit {
+		q.unit[i] = math.Float32frombits(binary.LittleEndian.Uint32(row[4*i:]))
 	}
 	if _, twice := ix.at[id]; twice || d.short || level > maxLevel {
 		return fmt.Errorf("%w: node", index.ErrCorrupt)
 	}
-	if err := index.Unit(unit, unit, ix.dims); err != nil {
-		return fmt.Errorf("%w: %w", index.ErrCorrupt, err)
+	if length := vec.Dot(q.unit, q.unit); !(math.Abs(float64(length)-1) < 1e-3) {
+		return fmt.Errorf("%w: a vector of length %v", index.ErrCorrupt, length)
 	}
-	q := &question{unit: unit, code: make([]int8, ix.stride)}
-	q.scale = vec.Quantize(q.code, unit)
-	node := ix.place(id, unit, q, level)
-	var links []uint32
+	ix.turn.turn(q.turned, q.unit)
+	node := ix.reserve(level)
+	ix.setScale(node, ix.write(node, id, q))
+	ix.at[id] = node
 	for l := range level + 1 {
-		count := int(d.u16())
-		if count > ix.most(l) {
-			return fmt.Errorf("%w: %d neighbours", index.ErrCorrupt, count)
+		list := ix.links(node, l)
+		n := int(d.u16())
+		if n > len(list) {
+			return fmt.Errorf("%w: %d neighbours", index.ErrCorrupt, n)
 		}
-		links = links[:0]
-		for range count {
-			n := d.u32()
-			if uint64(n) >= nodes || n == node {
+		for i := range n {
+			other := d.u32()
+			if uint64(other) >= nodes || other == node {
 				return fmt.Errorf("%w: neighbour", index.ErrCorrupt)
 			}
-			links = append(links, n)
+			list[i] = other
 		}
-		ix.setLinks(node, l, links)
 	}
 	return nil
 }
 
 // checkLinks reports neighbours that are not on the layer of their list.
 func (ix *Index) checkLinks() error {
-	for n, level := range ix.levels {
-		if int(level) > ix.top {
+	for n := range uint32(ix.nodes) {
+		if ix.levels[n] > ix.levels[ix.entry.Load()] {
 			return fmt.Errorf("%w: a node above the entry", index.ErrCorrupt)
 		}
-		for l := range int(level) + 1 {
-			for _, other := range ix.links(uint32(n), l) {
-				if int(ix.levels[other]) < l {
+		for l := range int(ix.levels[n]) + 1 {
+			for _, other := range ix.links(n, l) {
+				if other != none && int(ix.levels[other]) < l {
 					return fmt.Errorf("%w: a neighbour on another layer", index.ErrCorrupt)
 				}
 			}

@@ -1,105 +1,134 @@
 package hnsw
 
 import (
-	"cmp"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/semcached/semcached/index/vec"
 )
 
 // question is a vector to be compared with nodes.
 type question struct {
-	unit  []float32
-	code  []int8
-	scale float32
+	unit   []float32
+	turned []float32 // rotated
+	code   []int8    // turned in 8 bits
+	scale  float32   // of code
+	shift  float32   // what levels count too much: 7.5 for each of code
 }
 
-func newQuestion(ix *Index, unit []float32) *question {
-	q := &question{unit: unit, code: make([]int8, ix.stride)}
-	q.quantize()
-	return q
+// ask prepares q.unit to be compared.
+func (q *question) ask(ix *Index) {
+	q.turned = slices.Grow(q.turned[:0], ix.turn.size)[:ix.turn.size]
+	q.code = slices.Grow(q.code[:0], ix.turn.size)[:ix.turn.size]
+	ix.turn.turn(q.turned, q.unit)
+	q.scale = vec.Quantize(q.code, q.turned)
+	sum := int32(0)
+	for _, x := range q.code {
+		sum += int32(x)
+	}
+	q.shift = 7.5 * float32(sum)
 }
 
-func (q *question) reset(ix *Index) {
-	q.unit = slices.Grow(q.unit[:0], ix.dims)[:ix.dims]
-	q.code = slices.Grow(q.code[:0], ix.stride)[:ix.stride]
+// askNode makes q the question for the neighbours of a node.
+func (q *question) askNode(ix *Index, node uint32) {
+	if ix.exact {
+		q.unit = append(q.unit[:0], ix.row(node)...)
+	}
+	q.code = slices.Grow(q.code[:0], ix.turn.size)[:ix.turn.size]
+	q.shift = 7.5 * float32(vec.UnpackInt4(q.code, ix.code(node)))
+	q.scale = ix.scaleOf(node) / 2
 }
 
-func (q *question) quantize() { q.scale = vec.Quantize(q.code, q.unit) }
-
-// foundNode is a node and its similarity to the question in 8 bits.
+// foundNode is a node and its similarity to the question, by their codes.
 type foundNode struct {
 	node  uint32
 	done  bool // its neighbours have been looked at
 	score float32
 }
 
-// nearer orders best first.
-func nearer(a, b foundNode) int {
-	if c := cmp.Compare(b.score, a.score); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.node, b.node)
-}
-
-// scratch is what a walk needs beside the graph.
+// scratch is what a search or a change needs beside the graph.
 type scratch struct {
-	q      question
-	seen   []uint32 // by node: the epoch in which it was seen
-	epoch  uint32
+	q, qn  question // what is asked or added, and a node
+	seen   []uint16 // by node: the epoch in which it was seen
+	epoch  uint16
 	beam   []foundNode // the best so far, best first
+	kept   []foundNode // of those, in filtered searches, that the filter accepts
 	fresh  []uint32    // neighbours not seen before
-	scores []int32
-	start  []uint32
+	dots   []int32
+	scores []float32
+	chosen [maxLevel + 1][]uint32
+	picked []uint32
+	others []uint32
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-func scratchOf(nodes int) *scratch {
-	s := scratches.Get().(*scratch)
-	s.reset(nodes)
-	return s
-}
-
-// reset makes room for a graph of so many nodes.
-func (s *scratch) reset(nodes int) {
-	if len(s.seen) < nodes {
-		s.seen = make([]uint32, nodes+nodes/4)
+// begin forgets what has been seen. The caller holds mu or writers.
+func (s *scratch) begin(ix *Index) {
+	if len(s.seen) < len(ix.scales) {
+		s.seen = make([]uint16, cap(ix.scales))
 		s.epoch = 0
 	}
-}
-
-// begin forgets what has been seen.
-func (s *scratch) begin() {
-	if s.epoch++; s.epoch == 0 { // after four billion walks
+	if s.epoch++; s.epoch == 0 { // after 65535 walks
 		clear(s.seen)
 		s.epoch = 1
 	}
 }
 
-// descend goes from the entry down to the layer above level, each time to the nearest
-// node, and returns where to begin on level.
-func (ix *Index) descend(q *question, s *scratch, level int) []uint32 {
-	s.start = append(s.start[:0], ix.entry)
-	for l := ix.top; l > level; l-- {
-		best := ix.walk(q, s, s.start, 1, l)
-		s.start = append(s.start[:0], best[0].node)
+// compare returns the similarities of nodes to q, valid until the next call with s.
+func (ix *Index) compare(q *question, s *scratch, nodes []uint32) []float32 {
+	s.scores = slices.Grow(s.scores[:0], len(nodes))[:len(nodes)]
+	if ix.exact {
+		for i, n := range nodes {
+			s.scores[i] = vec.Dot(q.unit, ix.row(n))
+		}
+		return s.scores
 	}
-	return s.start
+	s.dots = slices.Grow(s.dots[:0], len(nodes))[:len(nodes)]
+	vec.DotInt4Rows(s.dots, q.code, ix.codes.Chunks(), ix.codes.Shift(), nodes)
+	for i, n := range nodes {
+		s.scores[i] = (float32(s.dots[i]) - q.shift) * q.scale * ix.scaleOf(n)
+	}
+	return s.scores
+}
+
+// descend goes from the entry down to the layer above level, on each to the nearest
+// node, and returns where to begin on level.
+func (ix *Index) descend(q *question, s *scratch, entry uint32, level int) uint32 {
+	best := entry
+	score := ix.compare(q, s, append(s.fresh[:0], entry))[0]
+	for l := int(ix.levels[entry]); l > level; l-- {
+		for better := true; better; {
+			better = false
+			s.fresh = s.fresh[:0]
+			for i, list := 0, ix.links(best, l); i < len(list); i++ {
+				n := atomic.LoadUint32(&list[i])
+				if n == none {
+					break
+				}
+				if ix.live(n) {
+					s.fresh = append(s.fresh, n)
+				}
+			}
+			for i, x := range ix.compare(q, s, s.fresh) {
+				if x > score {
+					best, score, better = s.fresh[i], x, true
+				}
+			}
+		}
+	}
+	return best
 }
 
 // walk is a beam search of width ef on a layer (algorithm 2): from the best node whose
 // neighbours have not been looked at, until there is none. What it returns, best first,
 // is valid until the next walk with s.
-func (ix *Index) walk(q *question, s *scratch, start []uint32, ef, level int) []foundNode {
-	s.begin()
+func (ix *Index) walk(q *question, s *scratch, start uint32, ef, level int) []foundNode {
+	s.begin(ix)
 	s.beam = s.beam[:0]
-	s.fresh = s.fresh[:0]
-	for _, n := range start {
-		s.seen[n] = s.epoch
-		s.fresh = append(s.fresh, n)
-	}
+	s.seen[start] = s.epoch
+	s.fresh = append(s.fresh[:0], start)
 	ix.look(q, s, ef)
 	for next := 0; next < len(s.beam); {
 		if s.beam[next].done {
@@ -107,41 +136,63 @@ func (ix *Index) walk(q *question, s *scratch, start []uint32, ef, level int) []
 			continue
 		}
 		s.beam[next].done = true
-		s.fresh = s.fresh[:0]
-		for _, n := range ix.links(s.beam[next].node, level) {
-			if s.seen[n] != s.epoch && int(ix.levels[n]) >= level {
-				s.seen[n] = s.epoch
-				s.fresh = append(s.fresh, n)
-			}
-		}
-		if first := ix.look(q, s, ef); first < next {
-			next = first
-		}
+		ix.around(s, s.beam[next].node, level)
+		next = min(next, ix.look(q, s, ef))
 	}
 	return s.beam
+}
+
+// around makes s.fresh the neighbours of a node that have not been seen.
+func (ix *Index) around(s *scratch, node uint32, level int) {
+	fresh := s.fresh[:0]
+	list := ix.links(node, level)
+	for i := range list {
+		n := atomic.LoadUint32(&list[i])
+		if n == none {
+			break
+		}
+		if s.seen[n] != s.epoch {
+			s.seen[n] = s.epoch
+			if ix.live(n) {
+				fresh = append(fresh, n)
+			}
+		}
+	}
+	s.fresh = fresh
 }
 
 // look compares the fresh nodes, puts the good ones into the beam, and returns the
 // foremost place that has changed.
 func (ix *Index) look(q *question, s *scratch, ef int) (first int) {
 	first = len(s.beam)
-	if len(s.fresh) == 0 {
-		return first
-	}
-	s.scores = slices.Grow(s.scores[:0], len(s.fresh))[:len(s.fresh)]
-	vec.DotInt8Rows(s.scores, q.code, ix.bytes, s.fresh)
-	for i, n := range s.fresh {
-		f := foundNode{node: n, score: float32(s.scores[i]) * q.scale * ix.scales[n]}
-		if len(s.beam) == ef && f.score <= s.beam[ef-1].score {
-			continue
+	for i, score := range ix.compare(q, s, s.fresh) {
+		if at := offer(&s.beam, foundNode{node: s.fresh[i], score: score}, ef); at >= 0 {
+			first = min(first, at)
 		}
-		at, _ := slices.BinarySearchFunc(s.beam, f, nearer)
-		if len(s.beam) < ef {
-			s.beam = append(s.beam, foundNode{})
-		}
-		copy(s.beam[at+1:], s.beam[at:])
-		s.beam[at] = f
-		first = min(first, at)
 	}
 	return first
+}
+
+// offer puts f into a list of at most size nodes, best first, and returns where; -1: it
+// is not good enough.
+func offer(list *[]foundNode, f foundNode, size int) int {
+	l := *list
+	if len(l) == size && f.score <= l[size-1].score {
+		return -1
+	}
+	at, end := 0, len(l)
+	for at < end {
+		if mid := int(uint(at+end) / 2); l[mid].score >= f.score {
+			at = mid + 1
+		} else {
+			end = mid
+		}
+	}
+	if len(l) < size {
+		l = append(l, foundNode{})
+		*list = l
+	}
+	copy(l[at+1:], l[at:])
+	l[at] = f
+	return at
 }

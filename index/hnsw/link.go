@@ -1,0 +1,116 @@
+package hnsw
+
+import (
+	"cmp"
+	"slices"
+)
+
+// gather finds neighbours for s.q, which is to be id's, on the layers up to level, and
+// leaves them in s.chosen. The caller holds mu or writers.
+func (ix *Index) gather(s *scratch, id uint64, level int) {
+	for l := range s.chosen {
+		s.chosen[l] = s.chosen[l][:0]
+	}
+	entry := ix.entry.Load()
+	if entry == none {
+		return
+	}
+	start := ix.descend(&s.q, s, entry, level)
+	for l := min(level, int(ix.levels[entry])); l >= 0; l-- {
+		found := ix.walk(&s.q, s, start, ix.o.Build, l)
+		start = found[0].node
+		found = slices.DeleteFunc(found, func(f foundNode) bool { return !ix.live(f.node) || ix.ids[f.node] == id })
+		s.chosen[l] = append(s.chosen[l], ix.choose(s, found, ix.o.M)...)
+	}
+}
+
+// choose picks up to m of the candidates, which are sorted best first: those that are
+// nearer to the node in question than to any one picked before (algorithm 4), and then,
+// while there is room, the best of the others. The result is valid until the next call
+// with s.
+func (ix *Index) choose(s *scratch, candidates []foundNode, m int) []uint32 {
+	s.picked, s.others = s.picked[:0], s.others[:0]
+	for _, c := range candidates {
+		if len(s.picked) == m {
+			break
+		}
+		s.qn.askNode(ix, c.node)
+		if slices.ContainsFunc(ix.compare(&s.qn, s, s.picked), func(x float32) bool { return x > c.score }) {
+			s.others = append(s.others, c.node)
+			continue
+		}
+		s.picked = append(s.picked, c.node)
+	}
+	s.picked = append(s.picked, s.others[:min(len(s.others), m-len(s.picked))]...)
+	return s.picked
+}
+
+// link makes node the neighbour of those chosen for it and sets it among them. The
+// caller holds writers.
+func (ix *Index) link(s *scratch, node uint32, level int) {
+	for _, other := range s.chosen[level] {
+		l := ix.links(other, level)
+		n := count(l)
+		if slices.Contains(l[:n], node) { // of an earlier life
+			continue
+		}
+		s.fresh = append(append(s.fresh[:0], l[:n]...), node)
+		if n < len(l) {
+			ix.setLinks(other, level, s.fresh)
+		} else {
+			ix.relink(s, other, s.fresh, level)
+		}
+	}
+}
+
+// relink chooses the neighbours of a node among candidates. The caller holds writers.
+func (ix *Index) relink(s *scratch, node uint32, candidates []uint32, level int) {
+	slices.Sort(candidates)
+	candidates = slices.DeleteFunc(slices.Compact(candidates), func(n uint32) bool { return n == node || !ix.live(n) })
+	s.qn.askNode(ix, node)
+	s.beam = s.beam[:0]
+	for i, score := range ix.compare(&s.qn, s, candidates) {
+		s.beam = append(s.beam, foundNode{node: candidates[i], score: score})
+	}
+	slices.SortFunc(s.beam, func(a, b foundNode) int { return cmp.Compare(b.score, a.score) })
+	ix.setLinks(node, level, ix.choose(s, s.beam, len(ix.links(node, level))))
+}
+
+// unlink gives those who pointed to a removed node other neighbours: a choice among
+// their own and those of the node. The caller holds writers.
+func (ix *Index) unlink(s *scratch, node uint32) {
+	for level := int(ix.levels[node]); level >= 0; level-- {
+		around := ix.links(node, level)
+		around = around[:count(around)]
+		for _, other := range ix.pointers(s, node, around, level) {
+			l := ix.links(other, level)
+			ix.relink(s, other, append(append(s.fresh[:0], l[:count(l)]...), around...), level)
+		}
+	}
+}
+
+// pointers returns those among the neighbours of a node and their neighbours who point
+// to it. The result is valid until gather.
+func (ix *Index) pointers(s *scratch, node uint32, around []uint32, level int) []uint32 {
+	s.begin(ix)
+	all := s.chosen[0][:0]
+	look := func(n uint32) {
+		if s.seen[n] != s.epoch {
+			s.seen[n] = s.epoch
+			if ix.live(n) && slices.Contains(ix.links(n, level), node) {
+				all = append(all, n)
+			}
+		}
+	}
+	for _, n := range around {
+		look(n)
+		for _, m := range ix.links(n, level) {
+			if m == none {
+				break
+			}
+			look(m)
+		}
+	}
+	s.chosen[0] = all
+	return all
+}

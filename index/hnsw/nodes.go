@@ -1,0 +1,140 @@
+package hnsw
+
+import (
+	"math"
+	"sync/atomic"
+
+	"github.com/semcached/semcached/index/vec"
+)
+
+// limboMost is how many removed nodes wait for the searches that may still read them
+// before all searches are waited for, once for all of them.
+const limboMost = 64
+
+// growMost bounds the places that are made at a time, and with them how long searches
+// are kept waiting.
+const growMost = 2048
+
+// scaleOf returns the factor of a node's 4-bit vector; 0: the node is not there.
+func (ix *Index) scaleOf(node uint32) float32 {
+	return math.Float32frombits(atomic.LoadUint32(&ix.scales[node]))
+}
+
+func (ix *Index) setScale(node uint32, scale float32) {
+	atomic.StoreUint32(&ix.scales[node], math.Float32bits(scale))
+}
+
+func (ix *Index) live(node uint32) bool { return atomic.LoadUint32(&ix.scales[node]) != 0 }
+
+// links returns the list of a node on a layer, which must not be above the node's: its
+// neighbours, and none from there on. While others search, elements are read and
+// written atomically.
+func (ix *Index) links(node uint32, level int) []uint32 {
+	if level == 0 {
+		return ix.lowest.Row(int(node))
+	}
+	return ix.upper.Row(int(ix.above[node]) + level - 1)
+}
+
+// setLinks replaces a list. The caller holds writers.
+func (ix *Index) setLinks(node uint32, level int, to []uint32) {
+	l := ix.links(node, level)
+	for i := range l {
+		n := uint32(none)
+		if i < len(to) {
+			n = to[i]
+		}
+		if l[i] != n { // only writers write
+			atomic.StoreUint32(&l[i], n)
+		}
+	}
+}
+
+// count returns the number of neighbours in a list. The caller holds writers.
+func count(l []uint32) int {
+	for i, n := range l {
+		if n == none {
+			return i
+		}
+	}
+	return len(l)
+}
+
+func (ix *Index) row(node uint32) []float32 { return ix.rows.Row(int(node)) }
+func (ix *Index) code(node uint32) []byte   { return ix.codes.Row(int(node)) }
+
+// reserve returns a node for a vector whose highest layer is level. Nobody finds it
+// before setScale. The caller holds writers, not mu.
+func (ix *Index) reserve(level int) uint32 {
+	if len(ix.free[level]) == 0 && len(ix.limbo) >= limboMost {
+		ix.recycle()
+	}
+	if n := len(ix.free[level]); n > 0 {
+		node := ix.free[level][n-1]
+		ix.free[level] = ix.free[level][:n-1]
+		return node
+	}
+	if ix.nodes == len(ix.scales) || ix.lists+level > ix.listRoom {
+		ix.grow(level)
+	}
+	node := uint32(ix.nodes)
+	ix.levels[node], ix.above[node] = uint8(level), uint32(ix.lists)
+	ix.nodes++
+	ix.lists += level
+	return node
+}
+
+// recycle lets the places of removed nodes be used again. Searches that are under way
+// may have seen them, so it waits for these. The caller holds writers.
+func (ix *Index) recycle() {
+	ix.mu.Lock()
+	ix.era++
+	ix.mu.Unlock()
+	for _, n := range ix.limbo {
+		ix.free[ix.levels[n]] = append(ix.free[ix.levels[n]], n)
+	}
+	ix.limbo = ix.limbo[:0]
+}
+
+// grow makes room for one more node of this level at least. The caller holds writers.
+func (ix *Index) grow(level int) {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if ix.nodes == len(ix.scales) {
+		room := ix.nodes + min(max(ix.nodes/4, 16), growMost)
+		more := room - len(ix.scales)
+		ix.scales = append(ix.scales, make([]uint32, more)...)
+		ix.ids = append(ix.ids, make([]uint64, more)...)
+		ix.levels = append(ix.levels, make([]uint8, more)...)
+		ix.above = append(ix.above, make([]uint32, more)...)
+		ix.rows.Grow(room)
+		ix.codes.Grow(room)
+		ix.lowest.Grow(room)
+	}
+	if ix.lists+level > ix.listRoom {
+		ix.listRoom = ix.lists + level + min(max(ix.lists/4, 16), growMost)
+		ix.upper.Grow(ix.listRoom)
+	}
+	ix.measure()
+}
+
+// write puts a vector and its question into a reserved node, without neighbours.
+func (ix *Index) write(node uint32, id uint64, q *question) (scale float32) {
+	ix.ids[node] = id
+	copy(ix.row(node), q.unit)
+	for l := range int(ix.levels[node]) + 1 {
+		ix.setLinks(node, l, nil)
+	}
+	return vec.QuantizeInt4(ix.code(node), q.turned)
+}
+
+// enter finds a new node to begin searches at. The caller holds writers.
+func (ix *Index) enter() {
+	entry := uint32(none)
+	for n := range uint32(ix.nodes) {
+		if ix.live(n) && (entry == none || ix.levels[n] > ix.levels[entry]) {
+			entry = n
+		}
+	}
+	ix.entry.Store(entry)
+}

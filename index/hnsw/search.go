@@ -1,0 +1,135 @@
+package hnsw
+
+import (
+	"math"
+
+	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/index/vec"
+)
+
+// Search implements index.Index. It allocates nothing when dst has room for k hits.
+func (ix *Index) Search(dst []index.Hit, q []float32, threshold float32, k int) ([]index.Hit, error) {
+	return ix.SearchFunc(dst, q, threshold, k, nil)
+}
+
+// TopK implements index.Index.
+func (ix *Index) TopK(dst []index.Hit, q []float32, k int) ([]index.Hit, error) {
+	return ix.SearchFunc(dst, q, -1, k, nil)
+}
+
+// keptWidth is how much wider the beam of a filtered search may get.
+const keptWidth = 16
+
+// SearchFunc is Search among the vectors that keep accepts; a nil keep accepts all. The
+// walk goes through the others too, and goes on until nothing nearer than what has been
+// accepted is in reach, or its beam is full at sixteen times its width. Where fewer than
+// k have been found then, keep is asked about every vector: few are accepted, and only
+// these are compared. keep must not call ix.
+func (ix *Index) SearchFunc(dst []index.Hit, q []float32, threshold float32, k int, keep func(id uint64) bool) ([]index.Hit, error) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if err := s.q.set(ix, q); err != nil {
+		return dst, err
+	}
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	entry := ix.entry.Load()
+	if k <= 0 || entry == none {
+		return dst, nil
+	}
+	s.q.ask(ix)
+	start := ix.descend(&s.q, s, entry, 0)
+	ef := max(int(ix.ef.Load()), 2*k)
+	if keep == nil {
+		return ix.rescore(dst, &s.q, ix.walk(&s.q, s, start, ef, 0), threshold, k), nil
+	}
+	found := ix.walkKept(s, start, ef, keep)
+	if len(found) < k {
+		return ix.scan(dst, &s.q, threshold, k, keep), nil
+	}
+	return ix.rescore(dst, &s.q, found, threshold, k), nil
+}
+
+// set makes v, normalised, the vector of q. Errors as of index.Unit.
+func (q *question) set(ix *Index, v []float32) error {
+	if cap(q.unit) < ix.dims {
+		q.unit = make([]float32, ix.dims)
+	}
+	q.unit = q.unit[:ix.dims]
+	return index.Unit(q.unit, v, ix.dims)
+}
+
+// walkKept is walk on the lowest layer for what keep accepts.
+func (ix *Index) walkKept(s *scratch, start uint32, ef int, keep func(uint64) bool) []foundNode {
+	s.begin(ix)
+	s.beam, s.kept = s.beam[:0], s.kept[:0]
+	s.seen[start] = s.epoch
+	s.fresh = append(s.fresh[:0], start)
+	for next := 0; ; {
+		first := len(s.beam)
+		for i, score := range ix.compare(&s.q, s, s.fresh) {
+			f := foundNode{node: s.fresh[i], score: score}
+			if at := offer(&s.beam, f, keptWidth*ef); at >= 0 {
+				first = min(first, at)
+			}
+			if (len(s.kept) < ef || score > s.kept[ef-1].score) && keep(ix.ids[f.node]) {
+				offer(&s.kept, f, ef)
+			}
+		}
+		next = min(next, first)
+		for next < len(s.beam) && s.beam[next].done {
+			next++
+		}
+		if next == len(s.beam) || len(s.kept) == ef && s.beam[next].score < s.kept[ef-1].score {
+			return s.kept
+		}
+		s.beam[next].done = true
+		ix.around(s, s.beam[next].node, 0)
+	}
+}
+
+// slack returns how far a similarity by codes may lie from the exact one for all
+// practical purposes: three and a half standard deviations of the error, which has
+// 0.0115 of the energy (vec.QuantizeInt4) spread over all directions.
+func (ix *Index) slack() float32 {
+	if ix.exact {
+		return 0
+	}
+	return 3.5 * 0.107 / float32(math.Sqrt(float64(ix.turn.size)))
+}
+
+// rescore compares what was found exactly, best first, until the rest is too far away.
+func (ix *Index) rescore(dst []index.Hit, q *question, found []foundNode, threshold float32, k int) []index.Hit {
+	from, slack := len(dst), ix.slack()
+	for _, f := range found {
+		if f.score < threshold-slack || len(dst)-from == k && f.score < dst[len(dst)-1].Score-slack {
+			break
+		}
+		dst = ix.offerExact(dst, from, q, f.node, threshold, k)
+	}
+	return dst
+}
+
+// offerExact puts a node among the hits from dst[from] on if it is there and good
+// enough.
+func (ix *Index) offerExact(dst []index.Hit, from int, q *question, node uint32, threshold float32, k int) []index.Hit {
+	if !ix.live(node) {
+		return dst
+	}
+	score := index.Clamp(vec.Dot(q.unit, ix.row(node)))
+	if score < threshold {
+		return dst
+	}
+	return index.Offer(dst, from, k, index.Hit{ID: ix.ids[node], Score: score})
+}
+
+// scan compares everything that keep accepts.
+func (ix *Index) scan(dst []index.Hit, q *question, threshold float32, k int, keep func(uint64) bool) []index.Hit {
+	from := len(dst)
+	for n := range uint32(len(ix.scales)) {
+		if ix.live(n) && keep(ix.ids[n]) {
+			dst = ix.offerExact(dst, from, q, n, threshold, k)
+		}
+	}
+	return dst
+}
