@@ -48,6 +48,10 @@ func QuantizeInt4(dst []byte, v []float32) (scale float32) {
 // returns their sum: they can be asked for with DotInt4Rows, and stand for twice their
 // value. len(dst) must be a multiple of Int4Block, len(code) half of it.
 func UnpackInt4(dst []int8, code []byte) (sum int32) {
+	return unpackInt4(dst, code[:len(dst)/2])
+}
+
+func unpackInt4Go(dst []int8, code []byte) (sum int32) {
 	for b := 0; b < len(dst); b += Int4Block {
 		lo, hi := dst[b:b+32], dst[b+32:b+64]
 		for i, c := range code[b/2 : b/2+32] {
