@@ -42,6 +42,9 @@ drill: ## break the store in every way known; an hour or less
 drill-short: ## the same with fewer rounds; minutes
 	SEMCACHED_DRILL=short $(DRILL)
 
+bench-eviction: ## our eviction beside LRU's and otter's, at the same bytes; a minute
+	cd bench/eviction/otter && $(GO) run .
+
 image: ## build the container image semcached:latest
 	docker build --build-arg VERSION=$(VERSION) -t semcached:latest .
 
@@ -49,4 +52,4 @@ clean: ## remove what was built
 	rm -rf bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test check bench bench-index drill drill-short image clean
+.PHONY: help build run demo test check bench bench-index bench-eviction drill drill-short image clean
