@@ -3,13 +3,13 @@ package drill
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,7 +26,6 @@ import (
 //	A id op      it is durable
 //	E id op why  it has failed
 //	B what       a lookup went wrong
-//	L ms         how long a lookup took, in milliseconds, where that is measured
 //	N text       a note
 //	Z            the work is done and the store is closed
 //
@@ -40,7 +39,7 @@ type childConfig struct {
 	Workers int
 	Batches int           // each worker ends after so many; 0: never
 	Live    int           // records that each worker aims to have
-	Readers bool          // look up meanwhile
+	Readers bool          // look up meanwhile, and note how long that took
 	Pause   time.Duration // of each worker after a batch that failed
 }
 
@@ -231,9 +230,14 @@ func (w *worker) done(id, op uint64, err error, failed *bool) {
 // read looks up records that are durable and never change, until stop.
 func (c *childState) read(stop <-chan struct{}) {
 	rng := rand.New(rand.NewPCG(c.c.Seed, 1<<40))
+	var took []time.Duration
 	for n := 0; ; n++ {
 		select {
 		case <-stop:
+			slices.Sort(took)
+			if n := len(took); n > 0 {
+				c.tell("N %d lookups: p50 %v, p99 %v, slowest %v", n, took[n/2], took[n*99/100], took[n-1])
+			}
 			return
 		default:
 		}
@@ -247,16 +251,16 @@ func (c *childState) read(stop <-chan struct{}) {
 			time.Sleep(time.Millisecond)
 			continue
 		}
+		began := time.Now()
 		got, err := c.s.Answer(r.ID)
+		took = append(took, time.Since(began))
 		switch {
-		case errors.Is(err, store.ErrClosed) && c.c.Pause == 0:
-			return // the store was closed under us: only at the end
 		case err != nil:
 			c.tell("B lookup of %d: %v", r.ID, err)
 		case string(got) != string(r.Answer):
 			c.tell("B lookup of %d: another answer", r.ID)
 		}
-		if n%64 == 0 {
+		if n%16 == 0 {
 			time.Sleep(time.Millisecond)
 		}
 	}

@@ -83,6 +83,7 @@ type tally struct {
 	rounds    int           // deaths, faults or damages survived
 	acked     int           // acknowledged changes that were looked for
 	failed    int           // changes that the store said had failed
+	recovered int           // acknowledged after one that failed
 	lost      int           // acknowledged changes that were not there
 	corrupt   int           // records served with content never written to them, or unreadable ones
 	invented  int           // records nobody wrote, or back after an acknowledged delete

@@ -97,6 +97,9 @@ func (m model) hear(y *tally, lines io.Reader) (done bool) {
 			m[id] = append(m[id], state{op: op, gone: f[0] == "D"})
 		case "A":
 			y.acked++
+			if y.failed > 0 {
+				y.recovered++
+			}
 			for m[id][0].op != op {
 				m[id] = m[id][1:]
 			}
@@ -125,7 +128,7 @@ func (m model) copy() model {
 type opened struct {
 	*bolt.Store
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{} // closed when Run has returned
 }
 
 func open(dir string) (*opened, error) {
@@ -134,8 +137,11 @@ func open(dir string) (*opened, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	o := &opened{Store: s, cancel: cancel, done: make(chan error, 1)}
-	go func() { o.done <- s.Run(ctx) }()
+	o := &opened{Store: s, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		s.Run(ctx)
+	}()
 	return o, nil
 }
 

@@ -1,0 +1,93 @@
+package drill
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// calls are those by which a store changes what is on disk.
+var calls = []string{"pwrite64", "fdatasync", "fsync", "ftruncate", "write", "rename", "renameat", "renameat2", "unlink", "unlinkat", "linkat", "openat"}
+
+// TestKillAtEveryCall kills the process when it is about to make the first, the second, ... call of each
+// kind, until it gets to its end without being hit. Between two kills lies one call.
+func TestKillAtEveryCall(t *testing.T) {
+	needDrill(t)
+	needStrace(t)
+	y := new(tally)
+	step := scale(0, 13, 1)
+	for _, call := range calls {
+		hits := 0
+		for n := 1; ; n += step {
+			dir, m := t.TempDir(), make(model)
+			p := start(t, childConfig{Dir: dir, Seed: 1, Workers: 1, Batches: scale(0, 12, 25), Live: 10},
+				"-o", filepath.Join(t.TempDir(), "strace"), "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n))
+			end := p.wait()
+			if end != "killed" && end != "exit 0" {
+				t.Fatalf("%s %d: %s\n%s", call, n, end, p.log.String())
+			}
+			m.hear(y, &p.said)
+			m.verify(y, dir)
+			if end == "exit 0" {
+				break
+			}
+			hits++
+		}
+		if hits > 0 {
+			y.note("killed at %d of the %s", hits, call)
+		}
+	}
+	y.finish(t)
+}
+
+// TestCommitsThatFail: the disk refuses to write or to sync. Acknowledgements stay true, lookups go on, and when
+// the disk is well again so is the store.
+func TestCommitsThatFail(t *testing.T) {
+	needDrill(t)
+	needStrace(t)
+	batches := scale(0, 60, 400)
+	for _, c := range []struct{ name, inject string }{
+		{"sync now and then", "fdatasync:error=EIO:when=21+9"},
+		{"sync for a while", "fdatasync:error=EIO:when=21..40"},
+		{"write now and then", "pwrite64:error=EIO:when=41+70"},
+		{"write for a while", "pwrite64:error=EIO:when=41..60"},
+		{"no room now and then", "pwrite64:error=ENOSPC:when=42+70"},
+		{"no room for a while", "pwrite64:error=ENOSPC:when=42..61"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			y, dir, m := new(tally), t.TempDir(), make(model)
+			p := start(t, childConfig{Dir: dir, Seed: 2, Workers: 2, Batches: batches, Live: 60, Readers: true, Pause: time.Millisecond},
+				"-o", filepath.Join(t.TempDir(), "strace"), "-e", "inject="+c.inject)
+			if end := p.wait(); end != "exit 0" {
+				t.Errorf("%s\n%s", end, p.log.String())
+			}
+			m.hear(y, &p.said)
+			m.verify(y, dir)
+			if y.failed == 0 || y.recovered == 0 {
+				t.Errorf("%d failed, then %d acknowledged: the drill drills nothing", y.failed, y.recovered)
+			}
+			y.finish(t)
+		})
+	}
+}
+
+// TestSlowDisk prints the times of lookups with a disk that syncs at once beside those with one that takes
+// 50 ms for each. They ought to be alike; a busy machine may not judge that.
+func TestSlowDisk(t *testing.T) {
+	needDrill(t)
+	needStrace(t)
+	for _, c := range []struct{ name, with string }{{"quick", "trace=fdatasync"}, {"slow", "inject=fdatasync:delay_exit=50000"}} {
+		t.Run(c.name, func(t *testing.T) {
+			y, dir, m := new(tally), t.TempDir(), make(model)
+			p := start(t, childConfig{Dir: dir, Seed: 3, Workers: 2, Batches: scale(0, 20, 200), Live: 60, Readers: true},
+				"-o", filepath.Join(t.TempDir(), "strace"), "-e", c.with)
+			if end := p.wait(); end != "exit 0" {
+				t.Errorf("%s\n%s", end, p.log.String())
+			}
+			m.hear(y, &p.said)
+			m.verify(y, dir)
+			y.finish(t)
+		})
+	}
+}
