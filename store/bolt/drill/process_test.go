@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,13 @@ type process struct {
 	log    bytes.Buffer
 	said   bytes.Buffer
 	listen chan struct{} // closed when all that it has said is in said
+}
+
+// inject are the arguments of strace that inject a fault: -D makes strace a child of the process, so that it is
+// the process itself that is waited for.
+func inject(fault string) []string {
+	call, _, _ := strings.Cut(fault, ":")
+	return []string{"-D", "-o", "/dev/null", "-e", "trace=" + call, "-e", "inject=" + fault}
 }
 
 // start runs a child, under strace with the given arguments if there are any.
@@ -39,8 +47,7 @@ func start(t *testing.T, c childConfig, strace ...string) *process {
 	defer there.Close()
 	p := &process{listen: make(chan struct{})}
 	if len(strace) > 0 {
-		// -D: strace is not the parent, so that the process that we know is the child.
-		p.cmd = exec.Command("strace", append(append([]string{"-D", "-f", "-qq"}, strace...), self)...)
+		p.cmd = exec.Command("strace", append(append([]string{"-f", "-qq"}, strace...), self)...)
 	} else {
 		p.cmd = exec.Command(self)
 	}

@@ -2,7 +2,6 @@ package drill
 
 import (
 	"fmt"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -22,7 +21,7 @@ func TestKillAtEveryCall(t *testing.T) {
 		for n := 1; ; n += step {
 			dir, m := t.TempDir(), make(model)
 			p := start(t, childConfig{Dir: dir, Seed: 1, Workers: 1, Batches: scale(0, 12, 25), Live: 10},
-				"-o", filepath.Join(t.TempDir(), "strace"), "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n))
+				inject(fmt.Sprintf("%s:signal=KILL:when=%d", call, n))...)
 			end := p.wait()
 			if end != "killed" && end != "exit 0" {
 				t.Fatalf("%s %d: %s\n%s", call, n, end, p.log.String())
@@ -58,7 +57,7 @@ func TestCommitsThatFail(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			y, dir, m := new(tally), t.TempDir(), make(model)
 			p := start(t, childConfig{Dir: dir, Seed: 2, Workers: 2, Batches: batches, Live: 60, Readers: true, Pause: time.Millisecond},
-				"-o", filepath.Join(t.TempDir(), "strace"), "-e", "inject="+c.inject)
+				inject(c.inject)...)
 			if end := p.wait(); end != "exit 0" {
 				t.Errorf("%s\n%s", end, p.log.String())
 			}
@@ -77,11 +76,11 @@ func TestCommitsThatFail(t *testing.T) {
 func TestSlowDisk(t *testing.T) {
 	needDrill(t)
 	needStrace(t)
-	for _, c := range []struct{ name, with string }{{"quick", "trace=fdatasync"}, {"slow", "inject=fdatasync:delay_exit=50000"}} {
+	for _, c := range []struct{ name, fault string }{{"quick", "fdatasync:delay_exit=1"}, {"slow", "fdatasync:delay_exit=50000"}} {
 		t.Run(c.name, func(t *testing.T) {
 			y, dir, m := new(tally), t.TempDir(), make(model)
 			p := start(t, childConfig{Dir: dir, Seed: 3, Workers: 2, Batches: scale(0, 20, 200), Live: 60, Readers: true},
-				"-o", filepath.Join(t.TempDir(), "strace"), "-e", c.with)
+				inject(c.fault)...)
 			if end := p.wait(); end != "exit 0" {
 				t.Errorf("%s\n%s", end, p.log.String())
 			}
