@@ -30,8 +30,8 @@ check: ## everything .ci/run does: race, purego, vet, staticcheck, fuzz, e2e
 bench: ## benchmarks of the hot paths, each beside its rival
 	$(GO) test -run '^$$' -bench . -benchmem ./bench
 
-bench-index: ## a table of the indexes beside their rivals; minutes
-	$(GO) run ./bench/index
+bench-index: ## a table of the indexes beside their rivals (ARGS=-quick: minutes, else half an hour)
+	$(GO) run ./bench/index -o bench/index/RESULTS.md $(ARGS)
 
 # Whatever is killed, full, slow, failing, damaged or without power: nothing acknowledged is lost. The
 # drills need strace (apt) and, to fill a small disk, leave to mount; without, they skip and say so.

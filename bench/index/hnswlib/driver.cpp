@@ -1,65 +1,93 @@
-// Measures hnswlib (https://github.com/nmslib/hnswlib, Apache-2.0) on data from standard
-// input and prints rows of the table of main.go: one thread, M = 16, efConstruction = 200.
+// Serves hnswlib (https://github.com/nmslib/hnswlib, Apache-2.0) to ../child.go, which
+// tells how they speak. Vectors are of unit length, so the inner product is the cosine.
 #include <hnswlib/hnswlib.h>
 
-#include <algorithm>
+#include <unistd.h>
+
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <thread>
 #include <vector>
 
 using Clock = std::chrono::steady_clock;
 
-static void read(void* to, size_t bytes) {
-  if (fread(to, 1, bytes, stdin) != bytes) {
-    fprintf(stderr, "input cut short\n");
-    exit(1);
-  }
+// Every allocation is counted, as Go counts its own.
+static std::atomic<uint64_t> allocations{0};
+void* operator new(size_t n) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = malloc(n)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { free(p); }
+void operator delete(void* p, size_t) noexcept { free(p); }
+
+static bool receive(void* to, size_t bytes) { return fread(to, 1, bytes, stdin) == bytes; }
+
+static void send(const void* from, size_t bytes) {
+  if (fwrite(from, 1, bytes, stdout) != bytes) exit(1);
 }
 
-int main(int argc, char** argv) {
-  const char* shape = argc > 1 ? argv[1] : "";
-  uint32_t head[3];
-  read(head, sizeof head);
-  const size_t n = head[0], dims = head[1], count = head[2];
-  std::vector<float> rows(n * dims);
-  read(rows.data(), rows.size() * sizeof(float));
-  std::vector<float> questions[2];
-  std::vector<uint32_t> truth[2];
-  for (int kind = 0; kind < 2; kind++) {
-    questions[kind].resize(count * dims);
-    truth[kind].resize(count * 10);
-    read(questions[kind].data(), count * dims * sizeof(float));
-    read(truth[kind].data(), count * 10 * sizeof(uint32_t));
+static double resident() {
+  long all = 0, pages = 0;
+  if (FILE* f = fopen("/proc/self/statm", "r")) {
+    if (fscanf(f, "%ld %ld", &all, &pages) != 2) pages = 0;
+    fclose(f);
   }
-  hnswlib::InnerProductSpace space(dims);
-  hnswlib::HierarchicalNSW<float> graph(&space, n, 16, 200);
-  auto start = Clock::now();
-  for (size_t i = 0; i < n; i++) graph.addPoint(&rows[i * dims], i);
-  const double rate = n / std::chrono::duration<double>(Clock::now() - start).count();
-  const size_t bytes = graph.size_data_per_element_;
-  for (size_t k : {1, 10}) {
-    for (size_t ef : {10, 16, 32, 64, 128}) {
-      if (ef < k) continue;
-      graph.setEf(ef);
-      for (int kind = 0; kind < 2; kind++) {
-        std::vector<double> times;
-        size_t found = 0;
-        for (size_t i = 0; i < count; i++) {
-          auto begin = Clock::now();
-          auto result = graph.searchKnn(&questions[kind][i * dims], k);
-          times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
-          while (!result.empty()) {
-            const auto* t = &truth[kind][i * 10];
-            found += std::find(t, t + k, uint32_t(result.top().second)) != t + k;
-            result.pop();
-          }
-        }
-        std::sort(times.begin(), times.end());
-        printf("| %s | %zu×%zu | hnswlib ef=%zu | %s, k=%zu | %.3f | %.1f | %.1f | %.0f | %zu |\n", shape, n, dims, ef,
-               kind == 0 ? "hit" : "miss", k, double(found) / (count * k), times[count / 2], times[size_t(0.99 * (count - 1))], rate, bytes);
-        fflush(stdout);
+  return double(pages) * sysconf(_SC_PAGESIZE);
+}
+
+int main() {
+  std::unique_ptr<hnswlib::InnerProductSpace> space;
+  std::unique_ptr<hnswlib::HierarchicalNSW<float>> graph;
+  std::vector<float> questions;
+  std::vector<uint32_t> answers;
+  uint32_t head[6];
+  while (receive(head, sizeof head)) {
+    const size_t n = head[1], dims = head[2];
+    if (head[0] == 'B') {
+      const size_t m = head[3], width = head[4], threads = head[5];
+      std::vector<float> rows(n * dims);
+      if (!receive(rows.data(), rows.size() * sizeof(float))) return 1;
+      const double before = resident();
+      space = std::make_unique<hnswlib::InnerProductSpace>(dims);
+      graph = std::make_unique<hnswlib::HierarchicalNSW<float>>(space.get(), n, m, width);
+      graph->addPoint(rows.data(), 0);  // the first one alone: the graph has no entry yet
+      const size_t most = n - n / 10;
+      std::atomic<size_t> next{1};
+      std::vector<std::thread> team;
+      for (size_t t = 0; t < threads; t++)
+        team.emplace_back([&] {
+          for (size_t i = next++; i < most; i = next++) graph->addPoint(&rows[i * dims], i);
+        });
+      for (auto& t : team) t.join();
+      const auto start = Clock::now();
+      for (size_t i = most; i < n; i++) graph->addPoint(&rows[i * dims], i);
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      const double figures[2] = {double(n - most) / seconds, (resident() - before) / double(n)};
+      send(figures, sizeof figures);
+    } else {
+      const size_t k = head[3];
+      questions.resize(n * dims);
+      if (!receive(questions.data(), questions.size() * sizeof(float))) return 1;
+      answers.assign(n * (1 + k), UINT32_MAX);
+      graph->setEf(head[4]);
+      const uint64_t before = allocations;
+      for (size_t i = 0; i < n; i++) {
+        uint32_t* answer = &answers[i * (1 + k)];
+        const auto start = Clock::now();
+        auto found = graph->searchKnn(&questions[i * dims], k);
+        *answer++ = uint32_t(std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+        for (; !found.empty(); found.pop()) *answer++ = uint32_t(found.top().second);
       }
+      const uint64_t count = allocations - before;
+      send(answers.data(), answers.size() * sizeof(uint32_t));
+      send(&count, sizeof count);
     }
+    fflush(stdout);
   }
 }
