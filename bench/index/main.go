@@ -23,7 +23,7 @@ import (
 )
 
 // everything is the systems in the order of the table.
-var everything = []string{"sketch", "hnsw", "flat", "coder", "hnswlib"}
+var everything = []string{"sketch", "hnsw", "flat", "coder", "hnswlib", "weaviate"}
 
 // part is one set of data and what is measured on it.
 type part struct {
@@ -46,7 +46,7 @@ func plan() (all []part) {
 	return append(all,
 		part{vectors.Clustered, 100_000, 384, true, everything, true},
 		part{vectors.None, 100_000, 384, false, threshold, true},
-		part{vectors.Clustered, 100_000, 768, true, []string{"sketch", "hnsw", "flat", "hnswlib"}, false},
+		part{vectors.Clustered, 100_000, 768, true, []string{"sketch", "hnsw", "flat", "hnswlib", "weaviate"}, false},
 		part{vectors.None, 100_000, 768, false, threshold, false},
 		part{vectors.Clustered, 1_000_000, 384, false, []string{"sketch", "flat"}, false},
 	)

