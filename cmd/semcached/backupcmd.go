@@ -141,7 +141,7 @@ func restoreData(ctx context.Context, env environment) int {
 		fmt.Fprintf(t.stderr, "semcached: nothing was changed; `semcached check --file %s --repair NEW` writes what is sound to a new file\n", from)
 		return exitFailed
 	}
-	old, err := t.replace(next)
+	old, err := bolt.Replace(next, t.path)
 	if err != nil {
 		return t.fail(err)
 	}

@@ -14,6 +14,7 @@ import (
 // checkReport is what check --json prints.
 type checkReport struct {
 	File        string   `json:"file"`
+	Format      int      `json:"format,omitempty"` // of the file; 0: it cannot be opened
 	Sound       bool     `json:"sound"`
 	Records     int      `json:"records"`
 	Expired     int      `json:"expired"` // of records
@@ -34,8 +35,8 @@ type repair struct {
 }
 
 // checkData verifies the data file, or writes what is sound in it to a new one. Exit
-// codes: 0 sound, or repaired into a sound file; 1 damaged; 2 usage; 3 it could not be
-// looked at.
+// codes: 0 sound, or repaired into a sound file; 1 damaged; 2 usage; 3 the file could not
+// be looked at, or the new one not be written.
 func checkData(ctx context.Context, env environment) int {
 	t, code, ok := newTool(env, fileOption, jsonOption, option{"repair", "NEW", "write every sound record to a new file"})
 	if !ok {
@@ -46,9 +47,7 @@ func checkData(ctx context.Context, env environment) int {
 		out, err = t.check(ctx, path, name)
 		return err
 	})
-	if errors.Is(err, store.ErrCorrupt) { // not even opened
-		out = checkReport{File: t.path, Problems: []string{err.Error()}}
-	} else if err != nil {
+	if err != nil {
 		t.fail(err)
 		return exitPartly
 	}
@@ -67,11 +66,14 @@ func checkData(ctx context.Context, env environment) int {
 // check verifies one file, and repairs it if that is asked for.
 func (t *dataTool) check(ctx context.Context, path, name string) (out checkReport, err error) {
 	r, err := bolt.Check(ctx, path, time.Now())
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrCorrupt): // it cannot even be opened
+		r = &bolt.Report{Problems: []string{err.Error()}}
+	case err != nil:
 		return out, err
 	}
 	out = checkReport{
-		File: name, Sound: r.Sound(), Records: r.Records, Expired: r.Expired, Damaged: r.Damaged, Stray: r.Stray,
+		File: name, Format: r.Format, Sound: err == nil && r.Sound(), Records: r.Records, Expired: r.Expired, Damaged: r.Damaged, Stray: r.Stray,
 		Quarantined: r.Quarantined, Bytes: r.Bytes, Free: r.Free, Problems: append([]string{}, r.Problems...),
 	}
 	to := t.given["repair"]
@@ -79,6 +81,10 @@ func (t *dataTool) check(ctx context.Context, path, name string) (out checkRepor
 		return out, nil
 	}
 	kept, left, err := bolt.Rewrite(ctx, path, to, time.Now())
+	if errors.Is(err, store.ErrCorrupt) {
+		out.Problems = append(out.Problems, "nothing can be read of it, and no new file was written")
+		return out, nil
+	}
 	if err != nil {
 		return out, err
 	}

@@ -40,11 +40,10 @@ func compactData(ctx context.Context, env environment) int {
 		os.Remove(next)
 		return t.fail(fmt.Errorf("the new file does not check, and the old one stays: %w", err))
 	}
-	old, err := t.replace(next)
+	old, err := bolt.Replace(next, t.path)
 	if err != nil {
 		return t.fail(err)
 	}
-	os.Remove(old + snapshotSuffix)
 	if err := os.Remove(old); err != nil {
 		return t.fail(err)
 	}

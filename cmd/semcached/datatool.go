@@ -23,8 +23,6 @@ import (
 const (
 	// dataFile is the name of the data file in its folder.
 	dataFile = "semcached.db"
-	// snapshotSuffix makes the name of the index snapshot beside a data file.
-	snapshotSuffix = ".snapshot"
 	// dataHeader says in an answer of /backup which file a server has open.
 	dataHeader = "X-Semcached-Data"
 )
@@ -203,24 +201,4 @@ func sameFile(a, b string) bool {
 	}
 	other, err := os.Stat(b)
 	return err == nil && os.SameFile(one, other)
-}
-
-// replace puts the file next in the place of the data file; what was there keeps its
-// contents, and its index snapshot, under the name that is returned. The snapshot goes
-// first: a server that starts at any moment finds none, or the one that belongs.
-func (t *dataTool) replace(next string) (old string, err error) {
-	snapshot := t.path + snapshotSuffix
-	aside := snapshot + ".old"
-	err = os.Rename(snapshot, aside)
-	had := err == nil
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	if old, err = bolt.Replace(next, t.path); err != nil || !had {
-		return old, err
-	}
-	if old == "" {
-		return "", os.Remove(aside)
-	}
-	return old, os.Rename(aside, old+snapshotSuffix)
 }

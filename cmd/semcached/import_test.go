@@ -285,7 +285,7 @@ func TestWrongLinesAreToldAndGoneOver(t *testing.T) {
 func TestImportReadsGzip(t *testing.T) {
 	text, last := list(100, 30, rand.New(rand.NewPCG(3, 4)))
 	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
+	z, _ := gzip.NewWriterLevel(&b, gzip.NoCompression)
 	io.WriteString(z, text)
 	z.Close()
 	s := newShelf(t)
@@ -293,10 +293,19 @@ func TestImportReadsGzip(t *testing.T) {
 		t.Errorf("%d %s", code, said)
 	}
 	same(t, s.kept, last)
-	code, said := tryImport(t, "", b.String()[:b.Len()-20], s.url)
+	// Half of a stream, and then all of it.
+	state := filepath.Join(t.TempDir(), "state")
+	code, said := tryImport(t, "", b.String()[:b.Len()-20], s.url, "--state", state)
+	has(t, "a stream that was cut off", said, "unexpected EOF", "goes on behind line")
 	if code != exitFailed {
-		t.Errorf("a gzip file that was cut off: %d %s", code, said)
+		t.Errorf("a stream that was cut off: %d %s", code, said)
 	}
+	code, said = tryImport(t, "", b.String(), s.url, "--state", state)
+	has(t, "the whole stream", said, "going on behind line", "100 stored")
+	if code != exitOK {
+		t.Errorf("the whole stream: %d %s", code, said)
+	}
+	same(t, s.kept, last)
 }
 
 func TestImportWaitsWhenItIsToldTo(t *testing.T) {

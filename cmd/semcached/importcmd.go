@@ -46,6 +46,7 @@ func importData(ctx context.Context, env environment) int {
 		{"url", "URL", "of the server (default: the configured listen address)"},
 		{"key", "KEY", "API key; the entries become those of its tenant"},
 		{"key-file", "FILE", "file with the API key"},
+		{"state", "FILE", "keeps how far it got (default: beside the input; none of standard input)"},
 		{"jobs", "N", "lines under way at a time (default 16)"},
 		{"restart", "", "begin at the first line, whatever an earlier import has done"},
 		{"strict", "", "stop at the first line that is wrong"},
@@ -113,11 +114,13 @@ func (t *dataTool) importer(now func() time.Time) (*importer, error) {
 		if err != nil {
 			return nil, err
 		}
-		im.url = own
+		if im.url = own; t.c.TLSCert != "" {
+			im.url = "https" + strings.TrimPrefix(own, "http")
+		}
 	}
 	if im.send = im.store; t.on("dry-run") {
 		im.send = func(context.Context, *question) error { return nil }
-	} else if im.from != standardStream {
+	} else if im.statePath = t.given["state"]; im.statePath == "" && im.from != standardStream {
 		im.statePath = im.from + stateSuffix
 	}
 	im.meter = t.meter("import", im.state)

@@ -66,7 +66,15 @@ func openReadOnly(path string, free bool) (db *bbolt.DB, err error) {
 	if err != nil && db != nil {
 		db.Close()
 	}
-	return db, err
+	return db, corrupt(err)
+}
+
+// corrupt makes store.ErrCorrupt of what bbolt has other words for.
+func corrupt(err error) error {
+	if damaged(err) && !errors.Is(err, store.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+	}
+	return err
 }
 
 // Check reads everything in a file and changes nothing: bbolt's pages, the checksum of
@@ -193,7 +201,7 @@ func Rewrite(ctx context.Context, from, to string, now time.Time) (kept, left in
 		db, err = openDamaged(from)
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("rewrite %s: %w", from, err)
+		return 0, 0, fmt.Errorf("rewrite %s: %w", from, corrupt(err))
 	}
 	defer protect(db.Close)
 	if _, err := os.Stat(to); err == nil {

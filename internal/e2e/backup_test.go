@@ -1,0 +1,241 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/semcached/semcached/internal/standin"
+)
+
+// report is what check --json and stats --json print, as far as we look at it.
+type report struct {
+	Sound, Repaired any
+	Records         int
+	Damaged         int
+	Problems        []string
+	By              map[string]map[string]int
+}
+
+// toolJSON runs a tool with --json and reads its standard output.
+func (w *world) toolJSON(args ...string) (r report, code int) {
+	w.t.Helper()
+	cmd := exec.Command(binary, append(args, "--json")...)
+	cmd.Env = environ()
+	out, err := cmd.Output()
+	if code = cmd.ProcessState.ExitCode(); err != nil && code < 0 {
+		w.t.Fatal(err)
+	}
+	if err := json.Unmarshal(out, &r); err != nil && code < 2 {
+		w.t.Fatalf("%v: %v: %s", args, err, out)
+	}
+	return r, code
+}
+
+// adminAddr is the value of --admin.
+func (w *world) adminAddr() string { return strings.TrimPrefix(w.Admin, "http://") }
+
+// Backups that are made while four clients write are sound, and have everything that was
+// durable before they began.
+func TestBackupDuringWrites(t *testing.T) {
+	w := newWorld(t, standin.Options{}, "--embedder", "lexical")
+	dir := t.TempDir()
+	var stored [4]atomic.Int64
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for i := range stored {
+		writers.Go(func() {
+			for n := int64(1); !closed(stop); n++ {
+				r := w.do("POST", "/cache/store", fmt.Sprintf(`{"prompt":"What is in box %d of row %d?","answer":"Item %d of row %d.","durability":"sync"}`, n, i, n, i))
+				if r.status != 201 {
+					t.Errorf("%d %s", r.status, r.body)
+					return
+				}
+				stored[i].Store(n)
+			}
+		})
+	}
+	for n := range 3 {
+		w.Eventually("writes", func() error {
+			for i := range stored {
+				if stored[i].Load() < int64(20*(n+1)) {
+					return fmt.Errorf("only %d", stored[i].Load())
+				}
+			}
+			return nil
+		})
+		var before [4]int64
+		for i := range stored {
+			before[i] = stored[i].Load()
+		}
+		path := filepath.Join(dir, fmt.Sprintf("copy%d.db", n))
+		if n < 2 {
+			wants(t, "backup", w.tools("backup", "--data", w.Data, "--admin", w.adminAddr(), "--to", path), "from the running server at", "exit 0")
+		} else {
+			cmd := exec.Command(binary, "backup", "--data", w.Data, "--admin", w.adminAddr(), "--to", "-")
+			cmd.Env = environ()
+			raw, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, code := w.toolJSON("check", "--file", path)
+		if code != 0 || r.Sound != true {
+			t.Errorf("copy %d: exit %d %+v", n, code, r)
+		}
+		text := w.tools("export", "--file", path)
+		for i := range before {
+			for k := int64(1); k <= before[i]; k++ {
+				if want := fmt.Sprintf("Item %d of row %d.", k, i); !strings.Contains(text, want) {
+					t.Fatalf("copy %d has no %q", n, want)
+				}
+			}
+		}
+	}
+	close(stop)
+	writers.Wait()
+	if files, _ := filepath.Glob(filepath.Join(dir, "*.part")); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
+	}
+}
+
+// With two servers on a machine no copy is made of the wrong one's data, and the tools
+// that cannot work beside a server say why.
+func TestToolsBesideServers(t *testing.T) {
+	w, other := newWorld(t, standin.Options{}, "--embedder", "lexical"), newWorld(t, standin.Options{}, "--embedder", "lexical")
+	w.do("POST", "/cache/store", `{"prompt":"Where is it?","answer":"Here.","durability":"sync"}`)
+	other.do("POST", "/cache/store", `{"prompt":"Where is it?","answer":"There.","durability":"sync"}`)
+	other.do("POST", "/cache/store", `{"prompt":"Where else?","answer":"Nowhere.","durability":"sync"}`)
+	to := filepath.Join(t.TempDir(), "copy.db")
+	own, wrong := []string{"--data", w.Data, "--admin", w.adminAddr()}, []string{"--data", w.Data, "--admin", other.adminAddr()}
+	run := func(name string, flags []string, more ...string) string {
+		return w.tools(append(append([]string{name}, flags...), more...)...)
+	}
+	wants(t, "backup of the other's", run("backup", wrong, "--to", to), "is not it", "exit 1")
+	wants(t, "stats of the other's", run("stats", wrong), "is not it", "exit 1")
+	if _, err := os.Stat(to); err == nil {
+		t.Error("a copy was made")
+	}
+	wants(t, "backup", run("backup", own, "--to", to), "1 records", "exit 0")
+	wants(t, "stats", run("stats", own), "a copy of ", "1 records, 0 expired", "exit 0")
+	wants(t, "check", run("check", own), "a copy of ", "sound", "exit 0")
+	wants(t, "restore", run("restore", own, "--from", to), "another process has the file open", "exit 1")
+	wants(t, "compact", run("compact", own), "another process has the file open", "exit 1")
+	if r, code := w.toolJSON(append([]string{"stats"}, own...)...); code != 0 || r.Records != 1 || r.By["tenant"]["local"] != 1 {
+		t.Errorf("exit %d %+v", code, r)
+	}
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "semcached-*.db")); len(left) > 0 {
+		t.Logf("copies in the temporary folder, perhaps of others at work: %v", left)
+	}
+}
+
+func TestCheckExitCodes(t *testing.T) {
+	w := newWorld(t, standin.Options{}, "--embedder", "lexical")
+	w.do("POST", "/cache/store", `{"prompt":"Where is it?","answer":"Here.","durability":"sync"}`)
+	if err := w.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(w.Data, "semcached.db")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		what string
+		data []byte // of the file; nil: there is none
+		args []string
+		code int
+	}{
+		{"sound", raw, nil, 0}, {"nothing to repair", make([]byte, 20000), []string{"--repair", filepath.Join(t.TempDir(), "new.db")}, 1}, {"repaired onto a file", raw, []string{"--repair", path}, 3},
+		{"both meta pages gone", append(make([]byte, 8192), raw[8192:]...), nil, 1}, {"cut off", raw[:8192], nil, 1},
+		{"something else", []byte(strings.Repeat("x", 20000)), nil, 1}, {"missing", nil, nil, 3}, {"wrong flag", raw, []string{"--colour"}, 2},
+	} {
+		file := filepath.Join(t.TempDir(), "x.db")
+		if c.data != nil {
+			if err := os.WriteFile(file, c.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, code := w.toolJSON(append([]string{"check", "--file", file}, c.args...)...)
+		if code != c.code || code == 0 && (r.Sound != true || r.Records != 1) || code == 1 && (r.Sound != false || len(r.Problems) == 0) {
+			t.Errorf("%s: exit %d %+v", c.what, code, r)
+		}
+	}
+	half := filepath.Join(t.TempDir(), "half.db")
+	if err := os.WriteFile(half, append(make([]byte, 4096), raw[4096:]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, code := w.toolJSON("check", "--file", half); code != 1 || r.Sound != false || r.Records != 1 {
+		t.Errorf("one meta page gone: exit %d %+v", code, r)
+	}
+	fixed := half + ".fixed"
+	if r, code := w.toolJSON("check", "--file", half, "--repair", fixed); code != 0 || r.Sound != false || r.Repaired == nil {
+		t.Errorf("one meta page gone, repaired: exit %d %+v", code, r)
+	}
+	if r, code := w.toolJSON("check", "--file", fixed); code != 0 || r.Sound != true || r.Records != 1 {
+		t.Errorf("repaired: exit %d %+v", code, r)
+	}
+}
+
+// A restore leaves no index snapshot of the data before beside the new data, keeps the
+// old data, and puts nothing in place that is not sound.
+func TestRestore(t *testing.T) {
+	w := newWorld(t, standin.Options{}, "--embedder", "lexical")
+	w.do("POST", "/cache/store", `{"prompt":"Where is it?","answer":"Here.","durability":"sync"}`)
+	copied := filepath.Join(t.TempDir(), "copy.db")
+	wants(t, "backup", w.tools("backup", "--data", w.Data, "--admin", w.adminAddr(), "--to", copied), "1 records", "exit 0")
+	w.do("POST", "/cache/store", `{"prompt":"Where was it?","answer":"There.","durability":"sync"}`)
+	if err := w.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(w.Data, "semcached.db")
+	if err := os.WriteFile(path+".snapshot", []byte("of the data before"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := filepath.Join(t.TempDir(), "damaged.db")
+	if err := os.WriteFile(damaged, []byte(strings.ReplaceAll(string(raw), "Here.", "HERE.")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "restore of damage", w.tools("restore", "--data", w.Data, "--from", damaged), "nothing was changed", "exit 1")
+	if r, code := w.toolJSON("stats", "--data", w.Data); code != 0 || r.Records != 2 {
+		t.Errorf("after a failed restore: exit %d %+v", code, r)
+	}
+	if _, err := os.Stat(path + ".snapshot"); err != nil {
+		t.Error(err)
+	}
+
+	cmd := exec.Command(binary, "restore", "--data", w.Data, "--from", "-")
+	cmd.Env, cmd.Stdin = environ(), strings.NewReader(string(raw))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	wants(t, "restore", string(out), "1 records are in place; what was there is ")
+	_, old, _ := strings.Cut(strings.TrimSpace(string(out)), "what was there is ")
+	if r, code := w.toolJSON("stats", "--file", old); code != 0 || r.Records != 2 {
+		t.Errorf("the old data: exit %d %+v", code, r)
+	}
+	if _, err := os.Stat(path + ".snapshot"); !os.IsNotExist(err) {
+		t.Errorf("a snapshot lies beside the new data: %v", err)
+	}
+	w.Restart()
+	if r := w.do("POST", "/cache/lookup", `{"prompt":"Where is it?"}`); !strings.Contains(r.body, "Here.") {
+		t.Errorf("%s", r.body)
+	}
+	if r := w.do("POST", "/cache/lookup", `{"prompt":"Where was it?"}`); strings.Contains(r.body, "There.") {
+		t.Errorf("%s", r.body)
+	}
+}
