@@ -38,11 +38,14 @@ const (
 	zipf = 0.85
 )
 
-// energy is how the squared length of a vector is made up; the sum is 1.
+// energy is how the squared length of a vector is made up; the sum is 1. Clustered data gets
+// groups that overlap: of 100,000 vectors the nearest to a fresh one has a cosine of 0.76 in
+// the median, the tenth 0.68. Groups further apart would be hard for graphs, which is not
+// what is to be measured.
 type energy struct{ mean, topic, group, inner, noise float64 }
 
 func energyOf(shape Shape) energy {
-	e := energy{mean: 0.30, topic: 0.11, group: 0.23, inner: 0.30, noise: 0.06}
+	e := energy{mean: 0.30, topic: 0.16, group: 0.12, inner: 0.36, noise: 0.06}
 	switch shape {
 	case MeanHeavy:
 		f := (1 - 0.62) / (1 - e.mean)
@@ -101,7 +104,7 @@ func NewSource(shape Shape, dims int, seed uint64) *Source {
 		s.upTo[i] /= sum
 	}
 	for range spaces {
-		s.spaces = append(s.spaces, newSpace(dims, min(inner, dims), e.inner, 0.5, draw))
+		s.spaces = append(s.spaces, newSpace(dims, min(inner, dims), e.inner, 0.8, draw))
 	}
 	return s
 }
