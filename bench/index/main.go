@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/semcached/semcached/bench/index/vectors"
 )
@@ -30,6 +31,7 @@ type part struct {
 	shape   vectors.Shape
 	n, dims int
 	topk    bool     // ask for the ten nearest as well
+	beyond  bool     // and measure more than lookups of ours
 	systems []string // those that make sense here
 	quick   bool     // belongs to the quick run
 }
@@ -41,14 +43,14 @@ func (p part) name() string { return fmt.Sprintf("%s/n=%d/dims=%d", p.shape, p.n
 func plan() (all []part) {
 	threshold := []string{"sketch", "flat", "hnswlib"}
 	for _, shape := range []vectors.Shape{vectors.Clustered, vectors.MeanHeavy, vectors.None} {
-		all = append(all, part{shape, 10_000, 384, true, everything, true})
+		all = append(all, part{shape, 10_000, 384, true, shape == vectors.Clustered, everything, true})
 	}
 	return append(all,
-		part{vectors.Clustered, 100_000, 384, true, everything, true},
-		part{vectors.None, 100_000, 384, false, threshold, true},
-		part{vectors.Clustered, 100_000, 768, true, []string{"sketch", "hnsw", "flat", "hnswlib", "weaviate"}, false},
-		part{vectors.None, 100_000, 768, false, threshold, false},
-		part{vectors.Clustered, 1_000_000, 384, false, []string{"sketch", "flat"}, false},
+		part{vectors.Clustered, 100_000, 384, true, true, everything, true},
+		part{vectors.None, 100_000, 384, false, false, threshold, true},
+		part{vectors.Clustered, 100_000, 768, true, false, []string{"sketch", "hnsw", "flat", "hnswlib", "weaviate"}, false},
+		part{vectors.None, 100_000, 768, false, false, threshold, false},
+		part{vectors.Clustered, 1_000_000, 384, false, true, []string{"sketch", "flat"}, false},
 	)
 }
 
@@ -81,7 +83,7 @@ func run(quick bool, only *regexp.Regexp, systems []string, file string) error {
 	defer os.RemoveAll(dir)
 	var text strings.Builder
 	out := io.MultiWriter(os.Stdout, &text)
-	r := runner{rivals: newRivals(dir, systems), systems: systems, out: out}
+	r := runner{rivals: newRivals(dir, systems), systems: systems, pace: pace{time.Second, 4 * time.Second}, out: out}
 	fmt.Fprint(out, preface(), head())
 	for _, p := range plan() {
 		if only.MatchString(p.name()) && (p.quick || !quick) {
@@ -90,6 +92,11 @@ func run(quick bool, only *regexp.Regexp, systems []string, file string) error {
 			}
 		}
 	}
+	fmt.Fprint(out, beyondHead())
+	for _, b := range r.beyond {
+		fmt.Fprint(out, b)
+	}
+	goals{r.rows, r.beyond, out}.write()
 	r.rivals.missing(out)
 	if file == "" {
 		return nil
@@ -101,8 +108,10 @@ func run(quick bool, only *regexp.Regexp, systems []string, file string) error {
 type runner struct {
 	rivals  *rivals
 	systems []string
+	pace    pace
 	out     io.Writer
 	rows    []row
+	beyond  []beyond
 }
 
 // part measures all systems on one set of data.
@@ -139,6 +148,26 @@ func (r *runner) part(p part) error {
 		fmt.Fprint(r.out, row)
 	}
 	r.rows = append(r.rows, rows...)
+	if p.beyond {
+		return r.more(s, all)
+	}
+	return nil
+}
+
+// more measures what is beyond lookups of our indexes, each at the width it was asked with.
+func (r *runner) more(s *vectors.Set, all []*job) error {
+	for _, j := range all {
+		l, own := j.system.(*local)
+		if !own || l.load == nil || j.row.Question != "hit" {
+			continue
+		}
+		progress("beyond lookups: %s", l.label)
+		b, err := measureBeyond(l, s, j.query.width, r.pace)
+		if err != nil {
+			return err
+		}
+		r.beyond = append(r.beyond, b)
+	}
 	return nil
 }
 

@@ -5,16 +5,18 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/semcached/semcached/bench/index/vectors"
 )
 
 // measured runs one small part and returns its rows by system and question.
-func measured(t *testing.T, systems ...string) map[string]row {
+func measured(t *testing.T, p part) (map[string]row, []beyond) {
 	t.Helper()
 	var out strings.Builder
-	r := runner{rivals: newRivals(t.TempDir(), systems), systems: systems, out: &out}
-	if err := r.part(part{shape: vectors.Clustered, n: 600, dims: 64, topk: true, systems: systems}); err != nil {
+	r := runner{rivals: newRivals(t.TempDir(), p.systems), systems: p.systems, pace: pace{20 * time.Millisecond, 200 * time.Millisecond}, out: &out}
+	p.shape, p.n, p.dims, p.topk = vectors.Clustered, 600, 64, true
+	if err := r.part(p); err != nil {
 		t.Fatal(err)
 	}
 	rows := make(map[string]row)
@@ -24,11 +26,11 @@ func measured(t *testing.T, systems ...string) map[string]row {
 			t.Errorf("the table lacks %s", row)
 		}
 	}
-	return rows
+	return rows, r.beyond
 }
 
 func TestTheTableSaysWhatIsFound(t *testing.T) {
-	rows := measured(t, "flat", "sketch", "hnsw")
+	rows, more := measured(t, part{systems: []string{"flat", "sketch", "hnsw"}, beyond: true})
 	for _, want := range []string{"flat float32 hit", "flat float32 miss", "**sketch** hit", "**sketch** miss", "**hnsw** hit", "**hnsw** miss", "**hnsw** hit k=10", "**hnsw** miss k=10"} {
 		r, ok := rows[want]
 		if !ok {
@@ -39,6 +41,50 @@ func TestTheTableSaysWhatIsFound(t *testing.T) {
 			t.Errorf("%s: %s", want, r)
 		}
 	}
+	if len(more) != 2 {
+		t.Fatalf("%d lines beyond lookups, want those of sketch and hnsw", len(more))
+	}
+	for _, b := range more {
+		if b.one <= 0 || b.two <= 0 || b.inserts <= 0 || b.hit[0] <= 0 || b.hit[1] < b.hit[0] || b.miss[0] <= 0 || b.remove <= 0 || b.snapshot <= 0 || (b.system == ourSketch) != (b.rows > 0) {
+			t.Errorf("something was not measured: %s", b)
+		}
+	}
+}
+
+func TestGoalsAreMetOrNot(t *testing.T) {
+	fast := row{Shape: vectors.Clustered, N: 10_000, Dims: 384, System: ourSketch, Question: "hit", Recall: 1, P50: 5 * time.Microsecond, filled: filled{rate: 2e5, whole: 1e5}}
+	anchorRow := row{Shape: vectors.Clustered, N: 10_000, Dims: 384, System: anchor, Question: "hit", Recall: 0.99, P50: 35 * time.Microsecond, filled: filled{rate: 2000}}
+	for name, c := range map[string]struct {
+		change func(ours, theirs *row)
+		line   string // its beginning
+		met    string
+	}{
+		"met":            {func(_, _ *row) {}, "| clustered 10000×384, hit: times", "yes"},
+		"too slow":       {func(ours, _ *row) { ours.P50 *= 2 }, "| clustered 10000×384, hit: times", "no"},
+		"misses":         {func(ours, _ *row) { ours.Recall = 0.999 }, "| clustered 10000×384, hit: times", "no"},
+		"wrong":          {func(ours, _ *row) { ours.False = 1 }, "| clustered 10000×384, hit: times", "no"},
+		"not there":      {func(_, theirs *row) { theirs.N = 1 }, "| clustered 10000×384, hit: times", "–"},
+		"allocates":      {func(ours, _ *row) { ours.Allocs = 1 }, "| allocations", "no"},
+		"no allocations": {func(_, _ *row) {}, "| allocations", "yes"},
+		"slow inserts":   {func(_, _ *row) {}, "| clustered 10000×384, **sketch**: inserts", "no"}, // 50 times, by the slower rate
+		"fast inserts":   {func(ours, _ *row) { ours.whole = 3e5 }, "| clustered 10000×384, **sketch**: inserts", "yes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := fast, anchorRow
+			c.change(&ours, &theirs)
+			var out strings.Builder
+			goals{rows: []row{ours, theirs}, w: &out}.write()
+			for line := range strings.Lines(out.String()) {
+				if strings.HasPrefix(line, c.line) {
+					if !strings.HasSuffix(line, "| "+c.met+" |\n") {
+						t.Errorf("want %q: %s", c.met, line)
+					}
+					return
+				}
+			}
+			t.Errorf("no line %q in\n%s", c.line, out.String())
+		})
+	}
 }
 
 func TestARivalInItsOwnProcessAnswers(t *testing.T) {
@@ -48,7 +94,7 @@ func TestARivalInItsOwnProcessAnswers(t *testing.T) {
 	if _, err := exec.LookPath("g++"); errors.Is(err, exec.ErrNotFound) {
 		t.Skip("no g++")
 	}
-	rows := measured(t, "hnswlib")
+	rows, _ := measured(t, part{systems: []string{"hnswlib"}})
 	if len(rows) == 0 {
 		t.Skip("no header of hnswlib")
 	}
