@@ -3,7 +3,6 @@ package bolt
 import (
 	"context"
 	"encoding/binary"
-	"io"
 	"os"
 
 	"go.etcd.io/bbolt"
@@ -43,7 +42,7 @@ func (s *Store) readAhead(ctx context.Context) {
 	if err != nil || root == 0 {
 		return
 	}
-	a := ahead{ctx: ctx, f: f, page: int64(os.Getpagesize()), size: size, buf: make([]byte, 1<<20)}
+	a := ahead{ctx: ctx, f: f, page: int64(os.Getpagesize()), size: size}
 	if a.walk(int64(root), 0) {
 		a.flush()
 	}
@@ -55,7 +54,6 @@ type ahead struct {
 	f          *os.File
 	page, size int64
 	from, to   int64 // pages not read yet
-	buf        []byte
 }
 
 // walk goes through the branch pages below page n and reports whether to go on. Pages
@@ -133,11 +131,10 @@ func (a *ahead) add(n int64) {
 const leafPages = 4
 
 func (a *ahead) flush() {
-	at, end := a.from*a.page, min(a.to*a.page, a.size)
-	for at < end && a.ctx.Err() == nil {
-		n, err := a.f.ReadAt(a.buf[:min(int64(len(a.buf)), end-at)], at)
-		if at += int64(n); err != nil && err != io.EOF || n == 0 {
-			return
-		}
+	for at, end := a.from*a.page, min(a.to*a.page, a.size); at < end && a.ctx.Err() == nil; at += aheadPiece {
+		fetch(a.f, at, min(aheadPiece, end-at))
 	}
 }
+
+// aheadPiece is what is asked for in one call: the kernel cuts longer ones short.
+const aheadPiece = 256 << 10

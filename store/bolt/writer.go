@@ -30,7 +30,7 @@ func newWriter(tx *bbolt.Tx, st state, generations map[store.Space]uint32) write
 		}
 	}
 	for _, b := range []*bbolt.Bucket{w.entries, w.answers, w.log} {
-		b.FillPercent = 0.9 // keys ascend
+		b.FillPercent = 1 // keys ascend: a page that is full stays as it is
 	}
 	return w
 }
