@@ -256,20 +256,32 @@ func full(err error) bool {
 }
 
 // recover opens the file again after a commit has failed. If the commit is there all
-// the same, its records are removed again: their owners were told that they failed.
+// the same, its new records are removed again, before anything else that is queued:
+// their owners were told that they failed. One that replaced a record stays, for the
+// record before it was acknowledged and is gone.
 func (s *Store) recover(batch []op, err error) {
 	s.o.Log.Error("commit failed", "writes", len(batch), "error", err)
+	s.mu.Lock()
+	last := s.state.lastID
+	s.mu.Unlock()
 	if !s.reopen() {
 		return
 	}
 	var ids []uint64
 	for _, o := range batch {
-		if o.kind == opPut {
+		if o.kind == opPut && o.rec.ID > last {
 			ids = append(ids, o.rec.ID)
 		}
 	}
-	if len(ids) > 0 {
-		s.enqueue(op{kind: opDelete, ids: ids})
+	if len(ids) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.enqueueLocked(op{kind: opDelete, ids: ids})
+		n := len(s.queue) - 1
+		s.queue = append([]op{s.queue[n]}, s.queue[:n]...)
 	}
 }
 

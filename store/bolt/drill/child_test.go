@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -52,18 +53,22 @@ const (
 // keeper reports whether a record is never replaced and never deleted.
 func keeper(id uint64) bool { return id%8 == 0 }
 
+// worker writes records of its own. It keeps a model of them, as the parent does, and looks them up
+// when it has nothing under way.
 type worker struct {
 	*childState
-	rng  *rand.Rand
-	live []uint64
-	next func() uint64
+	rng    *rand.Rand
+	live   []uint64
+	next   func() uint64
+	m      model
+	failed bool // something of this batch
 }
 
 type childState struct {
 	c    childConfig
 	s    *bolt.Store
 	say  sync.Mutex // guards the socket, so that lines stay whole
-	mu   sync.Mutex // guards keep
+	mu   sync.Mutex // guards keep, and the workers' models while writes are under way
 	keep []*store.Record
 }
 
@@ -125,13 +130,14 @@ func (c *childState) workers() ([]*worker, error) {
 	ws := make([]*worker, c.c.Workers)
 	for i := range ws {
 		id := c.c.Base + uint64(i)
-		ws[i] = &worker{childState: c, rng: rand.New(rand.NewPCG(c.c.Seed, uint64(i))), next: func() uint64 {
+		ws[i] = &worker{childState: c, m: make(model), rng: rand.New(rand.NewPCG(c.c.Seed, uint64(i))), next: func() uint64 {
 			id += uint64(len(ws))
 			return id
 		}}
 	}
 	_, err := c.s.Load(context.Background(), epoch, func(r *store.Record) error {
 		w := ws[r.ID%uint64(len(ws))]
+		w.m[r.ID] = []state{{op: version(r)}}
 		if keeper(r.ID) {
 			r.Answer = answer(r.ID, version(r))
 			c.keep = append(c.keep, r)
@@ -147,84 +153,105 @@ func (c *childState) workers() ([]*worker, error) {
 func (w *worker) work() {
 	for n := 0; w.c.Batches == 0 || n < w.c.Batches; n++ {
 		var pending sync.WaitGroup
-		failed := false
+		var touched []uint64
+		w.failed = false
 		for range 1 + w.rng.IntN(maxBatch) {
 			op := w.next()
 			switch k := w.rng.IntN(4); {
 			case k == 0 && len(w.live) > 0:
-				w.put(w.live[w.rng.IntN(len(w.live))], op, &pending, &failed)
+				touched = append(touched, w.put(w.live[w.rng.IntN(len(w.live))], op, &pending))
 			case len(w.live) > w.c.Live || k == 1 && len(w.live) > 0:
-				w.delete(op, &pending, &failed)
+				touched = append(touched, w.delete(op, &pending)...)
 			default:
+				touched = append(touched, w.put(op, op, &pending))
 				if !keeper(op) {
 					w.live = append(w.live, op)
 				}
-				w.put(op, op, &pending, &failed)
 			}
 		}
 		pending.Wait()
-		if failed && w.c.Pause > 0 {
+		for _, id := range touched {
+			w.lookup(id)
+		}
+		for range min(2, len(w.live)) { // whom something may have befallen since
+			w.lookup(w.live[w.rng.IntN(len(w.live))])
+		}
+		if w.failed && w.c.Pause > 0 {
 			time.Sleep(w.c.Pause)
 		}
 	}
 }
 
-func (w *worker) put(id, op uint64, pending *sync.WaitGroup, failed *bool) {
+func (w *worker) put(id, op uint64, pending *sync.WaitGroup) uint64 {
 	r := record(id, op)
-	w.tell("P %d %d", id, op)
+	w.submit("P", id, state{op: op})
 	pending.Add(1)
-	err := w.s.Put(r, true, func(err error) {
-		if err == nil && keeper(id) {
-			w.mu.Lock()
-			w.keep = append(w.keep, r)
-			w.mu.Unlock()
-		}
-		w.done(id, op, err, failed)
-		pending.Done()
-	})
-	if err != nil {
-		w.done(id, op, err, failed)
+	done := func(err error) {
+		w.done(id, op, err)
 		pending.Done()
 	}
+	if err := w.s.Put(r, true, done); err != nil {
+		done(err)
+	}
+	return id
 }
 
 // delete removes up to three records at once.
-func (w *worker) delete(op uint64, pending *sync.WaitGroup, failed *bool) {
-	n := min(len(w.live), 1+w.rng.IntN(3))
-	var ids []uint64
-	for range n {
+func (w *worker) delete(op uint64, pending *sync.WaitGroup) (ids []uint64) {
+	for range min(len(w.live), 1+w.rng.IntN(3)) {
 		i := w.rng.IntN(len(w.live))
 		ids = append(ids, w.live[i])
 		w.live[i] = w.live[len(w.live)-1]
 		w.live = w.live[:len(w.live)-1]
-		w.tell("D %d %d", ids[len(ids)-1], op)
+		w.submit("D", ids[len(ids)-1], state{op: op, gone: true})
 	}
 	pending.Add(1)
-	err := w.s.Delete(append([]uint64(nil), ids...), true, func(err error) {
+	done := func(err error) {
 		for _, id := range ids {
-			w.done(id, op, err, failed)
-		}
-		pending.Done()
-	})
-	if err != nil {
-		for _, id := range ids {
-			w.done(id, op, err, failed)
+			w.done(id, op, err)
 		}
 		pending.Done()
 	}
+	if err := w.s.Delete(slices.Clone(ids), true, done); err != nil {
+		done(err)
+	}
+	return ids
 }
 
-// done tells the outcome. Outcomes come from one goroutine, the store's, or before it has the write;
-// failed is read once all are in.
-func (w *worker) done(id, op uint64, err error, failed *bool) {
+func (w *worker) submit(kind string, id uint64, s state) {
+	w.tell("%s %d %d", kind, id, s.op)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m.submit(id, s)
+}
+
+func (w *worker) done(id, op uint64, err error) {
+	w.mu.Lock()
 	if err != nil {
-		w.mu.Lock()
-		*failed = true
-		w.mu.Unlock()
+		w.failed = true
+	} else {
+		w.m.ack(id, op)
+		if keeper(id) {
+			w.keep = append(w.keep, record(id, op))
+		}
+	}
+	w.mu.Unlock()
+	if err != nil {
 		w.tell("E %d %d %v", id, op, err)
 		return
 	}
 	w.tell("A %d %d", id, op)
+}
+
+// lookup compares a record that nobody changes now with the model.
+func (w *worker) lookup(id uint64) {
+	got, err := w.s.Answer(id)
+	for _, s := range w.m[id] {
+		if s.gone && errors.Is(err, store.ErrNotFound) || !s.gone && err == nil && string(got) == string(answer(id, s.op)) {
+			return
+		}
+	}
+	w.tell("B lookup of %d: %.20q %v, may be %v", id, got, err, w.m[id])
 }
 
 // read looks up records that are durable and never change, until stop.

@@ -75,6 +75,19 @@ type state struct {
 // acknowledged one, and all submitted after it. A record that has none must not be there.
 type model map[uint64][]state
 
+func (m model) submit(id uint64, s state) {
+	if m[id] == nil {
+		m[id] = []state{{gone: true}}
+	}
+	m[id] = append(m[id], s)
+}
+
+func (m model) ack(id, op uint64) {
+	for m[id][0].op != op {
+		m[id] = m[id][1:]
+	}
+}
+
 // hear takes the lines of a child, whose last one may be cut off.
 func (m model) hear(y *tally, lines io.Reader) (done bool) {
 	in := bufio.NewReader(lines)
@@ -91,18 +104,13 @@ func (m model) hear(y *tally, lines io.Reader) (done bool) {
 		}
 		switch f[0] {
 		case "P", "D":
-			if m[id] == nil {
-				m[id] = []state{{gone: true}}
-			}
-			m[id] = append(m[id], state{op: op, gone: f[0] == "D"})
+			m.submit(id, state{op: op, gone: f[0] == "D"})
 		case "A":
 			y.acked++
 			if y.failed > 0 {
 				y.recovered++
 			}
-			for m[id][0].op != op {
-				m[id] = m[id][1:]
-			}
+			m.ack(id, op)
 		case "E":
 			y.failed++ // it may be there or not
 		case "B":
