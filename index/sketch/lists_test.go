@@ -14,9 +14,7 @@ import (
 
 // early returns an index that makes lists from n vectors on, of any data.
 func early(dims, n int) *Index {
-	ix := New(dims)
-	ix.codesFrom, ix.listsFrom, ix.nextLists, ix.always = min(20, n), n, n, true
-	return ix
+	return newIndex(dims, &options{codesFrom: min(20, n), listsFrom: n, always: true})
 }
 
 // settle waits until no lists are being made.
@@ -24,7 +22,7 @@ func settle(t *testing.T, ix *Index) {
 	t.Helper()
 	for range 20_000 {
 		ix.mu.RLock()
-		busy := ix.building != nil
+		busy := ix.tier != nil && ix.tier.building
 		ix.mu.RUnlock()
 		if !busy {
 			return
@@ -44,37 +42,44 @@ func TestListsConform(t *testing.T) {
 	})
 }
 
-// checkLists verifies that every row is in exactly one place.
-func checkLists(t *testing.T, ix *Index) {
+// check verifies that every row is in exactly one place, with its own code.
+func check(t *testing.T, ix *Index) {
 	t.Helper()
 	ix.mu.RLock()
 	defer ix.mu.RUnlock()
-	l := ix.codes.lists
-	if l == nil {
-		t.Fatal("there are no lists")
+	if ix.tier == nil {
+		return
 	}
-	if len(l.of) != len(ix.ids) || len(l.pos) != len(ix.ids) {
-		t.Fatalf("%d places for %d rows", len(l.of), len(ix.ids))
-	}
-	total := 0
-	for _, in := range l.list {
-		total += len(in.rows)
-		if len(in.first) != len(in.rows) || len(in.rest) != len(in.rows)*(ix.codes.words-1) {
-			t.Fatal("a list's parts differ in length")
+	for _, l := range []*layout{ix.tier.cur, ix.tier.next} {
+		if l == nil {
+			continue
 		}
-	}
-	if total != len(ix.ids) {
-		t.Fatalf("%d rows in lists, %d in all", total, len(ix.ids))
-	}
-	for row := range ix.ids {
-		if got := l.list[l.of[row]].rows[l.pos[row]]; got != uint32(row) {
-			t.Fatalf("row %d is where %d should be", row, got)
+		total := 0
+		for i := range l.list {
+			total += l.list[i].n
+			for at := range l.list[i].n {
+				row := int(l.list[i].rows.Row(at)[0])
+				if l.at(row) != uint64(i+1)<<32|uint64(at) {
+					t.Fatalf("row %d is at %d of list %d, and says otherwise", row, at, i)
+				}
+			}
 		}
-		var want, got [maxWords]uint64
-		ix.codes.code(&want, ix.row(uint32(row)))
-		ix.codes.get(row, &got)
-		if got != want {
-			t.Fatalf("row %d has another's code", row)
+		if l == ix.tier.cur && total != ix.n {
+			t.Fatalf("%d rows in lists, %d in all", total, ix.n)
+		}
+		for row := range ix.n {
+			if !l.has(row) {
+				continue
+			}
+			var d sketched
+			l.sketch(&d, ix.row(row))
+			want, got := l.spot(&d), l.spotOf(row)
+			if want.list != got.list || want.code != got.code {
+				t.Fatalf("row %d has another's code", row)
+			}
+			if in := l.list[want.list]; want.least < in.least || want.most > in.most {
+				t.Fatalf("row %d is %v to %v away, its list %v to %v", row, want.least, want.most, in.least, in.most)
+			}
 		}
 	}
 }
@@ -103,7 +108,7 @@ func TestListsFindWhatBruteForceFinds(t *testing.T) {
 		}
 	}
 	settle(t, ix)
-	checkLists(t, ix)
+	check(t, ix)
 	if s := ix.Stats(); s.Tier != "lists" || s.Entries != flat.Len() {
 		t.Fatalf("%+v", s)
 	}
@@ -145,7 +150,7 @@ func flat1(ix *Index, id uint64) []float32 {
 	ix.mu.RLock()
 	defer ix.mu.RUnlock()
 	row, _ := ix.find(id)
-	return slices.Clone(ix.row(row))
+	return slices.Clone(ix.row(int(row)))
 }
 
 func TestSearchesGoOnWhileListsAreMade(t *testing.T) {
@@ -179,15 +184,14 @@ func TestSearchesGoOnWhileListsAreMade(t *testing.T) {
 	}
 	wg.Wait()
 	settle(t, ix)
-	checkLists(t, ix)
+	check(t, ix)
 }
 
 // Where data has no groups, lists are wide or are not made at all.
 func TestDataWithoutGroupsIsFoundAsWell(t *testing.T) {
 	for _, dims := range []int{64, 256} {
 		rng := rand.New(rand.NewPCG(13, uint64(dims)))
-		ix := New(dims)
-		ix.listsFrom, ix.nextLists = 2000, 2000
+		ix := newIndex(dims, &options{codesFrom: 256, listsFrom: 2000})
 		rows := make([][]float32, 2100)
 		for id := range rows {
 			rows[id] = unit(normal(rng, dims, 1))

@@ -17,9 +17,7 @@ import (
 func TestConforms(t *testing.T) {
 	indextest.Run(t, indextest.Config{
 		New: func(dims int) index.Index {
-			ix := New(dims)
-			ix.codesFrom = 20 // the suite's indexes are small
-			return ix
+			return newIndex(dims, &options{codesFrom: 20, listsFrom: 16 << 10}) // the suite's indexes are small
 		},
 		Load:      func(r io.Reader) (index.Index, error) { return Load(r) },
 		MinRecall: 0.998,
@@ -118,43 +116,30 @@ func TestPairsAtTheThresholdAreFound(t *testing.T) {
 			t.Run(fmt.Sprint(name, "/", dims), func(t *testing.T) {
 				rng := rand.New(rand.NewPCG(1, uint64(dims)))
 				draw := shape(rng, dims)
-				var r *rotation
 				missed, missedAbove, blind := 0, 0, 0
-				var c *codes
+				var sp *space
 				for i := range pairs {
 					if i%1000 == 0 { // many rotations: one alone may be lucky
-						r = newRotation(dims)
-						c = &codes{r: r, words: r.bits / 64, sum: make([]float64, dims)}
-						ix := &Index{dims: dims, codes: c}
-						for id := range uint64(300) {
-							ix.ids = append(ix.ids, id)
-							v := unit(draw())
-							ix.rows = append(ix.rows, v...)
-							c.weigh(v, 1)
+						sample := make([][]float32, 300)
+						for j := range sample {
+							sample[j] = unit(draw())
 						}
-						ix.recode()
+						sp = newSpace(newRotation(dims, seed{rng.Uint64(), rng.Uint64()}), dims, 300, [][]float32{mean(sample)})
 					}
 					threshold := []float32{0.8, 0.9, 0.92, 0.95}[i%4]
-					x, direction := unit(draw()), draw()
+					x, towards := unit(draw()), draw()
 					if i%2 == 0 {
-						direction = normal(rng, dims, 1)
+						towards = normal(rng, dims, 1)
 					}
 					for _, above := range []float64{0, 0.03} {
-						q := at(x, direction, min(float64(threshold)+above, 1))
-						p, ok := c.bound(q, threshold)
-						if !ok { // everything is compared
+						q := at(x, towards, min(float64(threshold)+above, 1))
+						switch found, seen := passes(sp, x, q, threshold); {
+						case !seen:
 							blind++
-							continue
-						}
-						var a, b [maxWords]uint64
-						c.code(&a, x)
-						c.code(&b, q)
-						if vec.Hamming(a[:1], b[:1]) > firstLimit(p) || vec.Hamming(a[:c.words], b[:c.words]) > wholeLimit(r.bits, p) {
-							if above == 0 {
-								missed++
-							} else {
-								missedAbove++
-							}
+						case !found && above == 0:
+							missed++
+						case !found:
+							missedAbove++
 						}
 					}
 				}
@@ -169,6 +154,29 @@ func TestPairsAtTheThresholdAreFound(t *testing.T) {
 			})
 		}
 	}
+}
+
+// passes reports whether a search for q compares x, the only vector of its list; not
+// seen: it compares everything.
+func passes(sp *space, x, q []float32, threshold float32) (found, seen bool) {
+	l := newLayout(sp)
+	var d sketched
+	sp.sketch(&d, x)
+	at := sp.spot(&d)
+	at.least, at.most = 0, 2 // the least favourable company
+	l.put(0, &at)
+	ix := newIndex(len(x), &defaults)
+	ix.rows.Grow(1)
+	copy(ix.row(0), x)
+	s := &search{ix: ix, unit: q, threshold: threshold, k: 1}
+	sp.sketch(&s.sketched, q)
+	u, _ := sp.away(&s.sketched, 0)
+	step := widest(u, math.Sqrt(2-2*float64(threshold)+1e-5), 0, 2)
+	if step < blind {
+		return true, false
+	}
+	s.near(l, 0, int(limitsOf(sp.r.words()).first[step]), int(limitsOf(sp.r.words()).whole[step]))
+	return len(s.wanted) == 1, true
 }
 
 func TestQuantile(t *testing.T) {

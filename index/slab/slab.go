@@ -29,7 +29,15 @@ func New[T any](width int) Of[T] {
 		panic("slab: width must be positive")
 	}
 	var t T
-	rows := max(1, chunkBytes/(width*int(unsafe.Sizeof(t))))
+	return Sized[T](width, max(1, chunkBytes/(width*int(unsafe.Sizeof(t)))))
+}
+
+// Sized is New with chunks of at most rows rows, a power of two: small ones for tables
+// of which there are many, or whose growth must never copy much. rows < 1 panics.
+func Sized[T any](width, rows int) Of[T] {
+	if width < 1 || rows < 1 {
+		panic("slab: width and rows must be positive")
+	}
 	return Of[T]{width: width, shift: uint(bits.Len(uint(rows)) - 1)}
 }
 
@@ -69,6 +77,16 @@ func (s *Of[T]) Grow(n int) {
 		chunk := make([]T, full*s.width)
 		advise(chunk)
 		s.chunks = append(s.chunks, chunk)
+	}
+}
+
+// Shrink gives back the chunks that n rows do not need, but for one: a table that
+// shrinks and grows by turns does not pay for it each time.
+func (s *Of[T]) Shrink(n int) {
+	keep := (n+1<<s.shift-1)>>s.shift + 1
+	if keep < len(s.chunks) {
+		clear(s.chunks[keep:])
+		s.chunks = s.chunks[:keep]
 	}
 }
 

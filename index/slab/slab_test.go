@@ -52,3 +52,22 @@ func TestRowsWiderThanAChunk(t *testing.T) {
 		t.Errorf("shift %d, %d chunks", s.Shift(), len(s.Chunks()))
 	}
 }
+
+func TestShrinkGivesChunksBack(t *testing.T) {
+	s := Sized[uint64](1, 100) // chunks of 64
+	if s.Grow(1000); s.Shift() != 6 || len(s.Chunks()) != 16 {
+		t.Fatalf("shift %d, %d chunks", s.Shift(), len(s.Chunks()))
+	}
+	s.Row(129)[0] = 7
+	for _, step := range []struct{ rows, chunks int }{{900, 16}, {130, 4}, {128, 3}, {65, 3}, {0, 1}} {
+		if s.Shrink(step.rows); len(s.Chunks()) != step.chunks {
+			t.Errorf("%d rows: %d chunks, want %d", step.rows, len(s.Chunks()), step.chunks)
+		}
+		if step.rows > 129 && s.Row(129)[0] != 7 {
+			t.Errorf("%d rows: a row is lost", step.rows)
+		}
+	}
+	if s.Grow(200); s.Row(129)[0] != 0 {
+		t.Error("a new chunk holds something")
+	}
+}
