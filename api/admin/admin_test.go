@@ -1,9 +1,11 @@
 package admin
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -36,5 +38,45 @@ func TestAdminRoutes(t *testing.T) {
 		if resp.StatusCode != c.status || !strings.Contains(string(b), c.want) {
 			t.Errorf("%s: %d %s", c.path, resp.StatusCode, b)
 		}
+	}
+}
+
+func TestBackup(t *testing.T) {
+	var fail error
+	h := New(Options{
+		Ready: func() (bool, map[string]string) { return true, nil }, Metrics: http.NotFoundHandler(), DataFile: "data/x.db",
+		Backup: func(w io.Writer) error { io.WriteString(w, "all of it"); return fail },
+	})
+	s := httptest.NewServer(h)
+	defer s.Close()
+	get := func(url string) (*http.Response, string, error) {
+		resp, err := http.Get(url + "/backup")
+		if err != nil {
+			return new(http.Response), "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return resp, string(b), err
+	}
+	resp, body, err := get(s.URL)
+	if of := resp.Header.Get("X-Semcached-Data"); err != nil || body != "all of it" || !filepath.IsAbs(of) || !strings.HasSuffix(of, "/data/x.db") {
+		t.Errorf("%q of %q, %v", body, of, err)
+	}
+	fail = errors.New("the disk is gone")
+	if _, body, err := get(s.URL); err == nil {
+		t.Errorf("a copy that broke off ends well: %q", body)
+	}
+	fail = nil
+	r := httptest.NewRequest("GET", "/backup", nil)
+	r.RemoteAddr = "192.0.2.1:1234"
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden || strings.Contains(w.Body.String(), "all of it") {
+		t.Errorf("another machine: %d %s", w.Code, w.Body)
+	}
+	none := httptest.NewServer(New(Options{Ready: func() (bool, map[string]string) { return true, nil }, Metrics: http.NotFoundHandler()}))
+	defer none.Close()
+	if resp, _, _ := get(none.URL); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("nothing on disk: %s", resp.Status)
 	}
 }

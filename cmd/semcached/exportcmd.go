@@ -26,7 +26,8 @@ import (
 // 2.2). A file that was broken off is whole up to the end of a member.
 const memberBytes = 4 << 20
 
-// exportData writes every entry as a line of JSON.
+// exportData writes every entry as a line of JSON. Exit codes: 0 all; 1 broken off; 2
+// usage; 3 all but those that are damaged.
 func exportData(ctx context.Context, env environment) int {
 	t, code, ok := newTool(env, append([]option{
 		fileOption,
@@ -49,6 +50,10 @@ func exportData(ctx context.Context, env environment) int {
 		return t.usage("--resume needs --to FILE")
 	}
 	written, err := t.export(ctx, to, &sel)
+	if errors.Is(err, store.ErrCorrupt) {
+		fmt.Fprintf(t.stderr, "%d entries exported\nsemcached: not all could be read: %v\n", written, err)
+		return exitPartly
+	}
 	if err != nil {
 		if to != standardStream && !errors.Is(err, os.ErrExist) {
 			fmt.Fprintf(t.stderr, "semcached: %d entries were exported; with --resume the same command goes on\n", written)
@@ -70,7 +75,7 @@ func (t *dataTool) export(ctx context.Context, to string, sel *selection) (int64
 	watch, done := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { m.run(watch) })
-	now := time.Now()
+	now, unread := time.Now(), 0
 	err = t.read(ctx, func(path, _ string) error {
 		return bolt.Each(ctx, path, func(r *store.Record) error {
 			seen.Add(1)
@@ -79,7 +84,8 @@ func (t *dataTool) export(ctx context.Context, to string, sel *selection) (int64
 			}
 			l, err := exportLine(r)
 			if err != nil {
-				return nil // check counts it
+				unread++
+				return nil
 			}
 			written.Add(1)
 			_, err = out.Write(l)
@@ -88,6 +94,9 @@ func (t *dataTool) export(ctx context.Context, to string, sel *selection) (int64
 	})
 	done()
 	beside.Wait()
+	if err == nil && unread > 0 {
+		err = fmt.Errorf("%w: %d answers", store.ErrCorrupt, unread)
+	}
 	if e := out.Close(); err == nil {
 		err = e
 	}

@@ -371,14 +371,14 @@ func TestLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []int64
-	l := &ledger{bad: func(n int64, _ error) { told = append(told, n) }}
+	l := &ledger{bad: func(n int64, _ error) { told = append(told, n) }, room: make(chan struct{}, 500)}
 	var open []*task
 	ended := make(map[int64]bool)
 	bad := 0
 	for more := true; more || len(open) > 0; {
 		if _, err := lines.next(); err == nil {
 			t := &task{n: lines.n, digest: lines.digest()}
-			l.begin(t)
+			l.begin(context.Background(), t)
 			open = append(open, t)
 		} else {
 			more = false
@@ -410,6 +410,15 @@ func TestLedger(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	full := &ledger{room: make(chan struct{}, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	if !full.begin(ctx, new(task)) {
+		t.Error("no room for the first line")
+	}
+	cancel()
+	if full.begin(ctx, new(task)) {
+		t.Error("room for more than fits")
 	}
 	m := l.now()
 	if m.Lines != 500 || m.Bad != bad || m.Stored+m.Bad != 500 || len(told) != bad {

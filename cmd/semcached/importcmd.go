@@ -124,7 +124,7 @@ func (t *dataTool) importer(now func() time.Time) (*importer, error) {
 		im.statePath = im.from + stateSuffix
 	}
 	im.meter = t.meter("import", im.state)
-	im.ledger.bad, im.ledger.strict = im.bad, t.on("strict")
+	im.ledger.bad, im.ledger.strict, im.ledger.room = im.bad, t.on("strict"), make(chan struct{}, maxOpen)
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = im.jobs
 	im.client = &http.Client{Transport: transport, Timeout: storeTimeout}
@@ -309,7 +309,9 @@ func (im *importer) distribute(ctx context.Context, lines *lineReader, queues []
 		if err == errTenants {
 			return fmt.Errorf("line %d: %w", t.n, err)
 		}
-		im.ledger.begin(t)
+		if !im.ledger.begin(ctx, t) {
+			return nil
+		}
 		if err != nil {
 			im.ledger.end(t, err)
 			continue

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -201,6 +202,7 @@ type task struct {
 type ledger struct {
 	bad    func(n int64, err error) // told of bad lines, in order, with mu held
 	strict bool                     // a bad line holds everything up
+	room   chan struct{}            // has one for each open task; its capacity bounds them
 
 	mu   sync.Mutex // guards everything below
 	open []*task    // in the order of the input
@@ -208,10 +210,20 @@ type ledger struct {
 	held bool // by a bad line
 }
 
-func (l *ledger) begin(t *task) {
+// maxOpen bounds the lines that wait for one before them to end.
+const maxOpen = 1 << 16
+
+// begin adds a task, once there is room for it; false if ctx ends before that.
+func (l *ledger) begin(ctx context.Context, t *task) bool {
+	select {
+	case l.room <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = append(l.open, t)
+	return true
 }
 
 // end notes what became of a task.
@@ -232,6 +244,7 @@ func (l *ledger) end(t *task, err error) {
 			return
 		}
 		l.open = l.open[1:]
+		<-l.room
 		l.mark.Lines, l.mark.SHA256 = first.n, hex.EncodeToString(first.digest[:])
 	}
 }

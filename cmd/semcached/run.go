@@ -26,7 +26,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // something went wrong while running
 	exitUsage  = 2 // the arguments or the configuration are wrong
-	exitPartly = 3 // import: done, but for lines that are wrong; check: the file could not be looked at
+	exitPartly = 3 // done, but for what is wrong or damaged; check: the file could not be looked at
 )
 
 const usage = `semcached is a semantic cache in front of Ollama.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,7 +47,8 @@ func (d *dataReport) add(r *store.Record, now time.Time) {
 	}
 }
 
-// dataStats prints what is in the data file.
+// dataStats prints what is in the data file. Exit code 3: some of it is damaged, and not
+// counted.
 func dataStats(ctx context.Context, env environment) int {
 	t, code, ok := newTool(env, fileOption, jsonOption)
 	if !ok {
@@ -61,13 +63,17 @@ func dataStats(ctx context.Context, env environment) int {
 		d.File = name
 		return bolt.Each(ctx, path, func(r *store.Record) error { d.add(r, now); return nil })
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrCorrupt) && d.Records > 0:
+		fmt.Fprintln(t.stderr, "semcached: what is sound:", err)
+		code = exitPartly
+	case err != nil:
 		return t.fail(err)
 	}
 	if t.on("json") {
 		b, _ := json.MarshalIndent(d, "", "  ")
 		fmt.Fprintf(t.stdout, "%s\n", b)
-		return exitOK
+		return code
 	}
 	saved := time.Duration(d.ModelSeconds * float64(time.Second)).Round(time.Millisecond)
 	fmt.Fprintf(t.stdout, "%s\n  %d records, %d expired; answers of %d bytes that took the models %v\n", d.File, d.Records, d.Expired, d.AnswerBytes, saved)
@@ -85,5 +91,5 @@ func dataStats(ctx context.Context, env environment) int {
 			fmt.Fprintf(t.stdout, "  %-9s and %d others\n", what, n)
 		}
 	}
-	return exitOK
+	return code
 }

@@ -17,7 +17,7 @@ import (
 // report is what check --json and stats --json print, as far as we look at it.
 type report struct {
 	Sound, Repaired any
-	Records         int
+	Records, Format int
 	Damaged         int
 	Problems        []string
 	By              map[string]map[string]int
@@ -237,5 +237,49 @@ func TestRestore(t *testing.T) {
 	}
 	if r := w.do("POST", "/cache/lookup", `{"prompt":"Where was it?"}`); strings.Contains(r.body, "There.") {
 		t.Errorf("%s", r.body)
+	}
+}
+
+// The tools work on the files of every format, and a server takes what they make of them.
+func TestToolsReadEveryFormat(t *testing.T) {
+	for name, c := range map[string]struct{ format, records int }{"format1.db.gz": {1, 38}, "format2.db.gz": {2, 37}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, standin.Options{}, "--embedder", "lexical")
+			if err := w.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			old, copied, fixed := filepath.Join(dir, "old.db"), filepath.Join(dir, "copy.db"), filepath.Join(dir, "fixed.db")
+			if err := os.WriteFile(old, []byte(unzip(t, filepath.Join("../../testdata/store", name))), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if r, code := w.toolJSON("check", "--file", old); code != 0 || r.Format != c.format || r.Records != c.records {
+				t.Errorf("check: exit %d %+v", code, r)
+			}
+			if r, code := w.toolJSON("stats", "--file", old); code != 0 || r.Records != c.records || r.By["namespace"]["faq"] != 8 {
+				t.Errorf("stats: exit %d %+v", code, r)
+			}
+			wants(t, "restore", w.tools("restore", "--data", w.Data, "--from", old), fmt.Sprintf("%d records are in place", c.records), "exit 0")
+			wants(t, "backup", w.tools("backup", "--data", w.Data, "--to", copied), fmt.Sprintf("%d records", c.records), "exit 0")
+			if r, code := w.toolJSON("check", "--file", copied); code != 0 || r.Format != c.format || r.Records != c.records {
+				t.Errorf("check of the copy: exit %d %+v", code, r)
+			}
+			wants(t, "repair", w.tools("check", "--file", copied, "--repair", fixed), "records written to", "exit 0")
+			if r, code := w.toolJSON("check", "--file", fixed); code != 0 || r.Format != 2 {
+				t.Errorf("check of the rewritten file: exit %d %+v", code, r)
+			}
+			wants(t, "compact", w.tools("compact", "--data", w.Data), "bytes became", "exit 0")
+			if r, code := w.toolJSON("check", "--data", w.Data); code != 0 || r.Format != 2 {
+				t.Errorf("check of the compacted file: exit %d %+v", code, r)
+			}
+			wants(t, "restore of the copy", w.tools("restore", "--data", w.Data, "--from", copied), "exit 0")
+			w.Restart() // in place of the old format
+			if err := w.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			if r, code := w.toolJSON("check", "--data", w.Data); code != 0 || r.Format != 2 {
+				t.Errorf("check after the server: exit %d %+v", code, r)
+			}
+		})
 	}
 }

@@ -128,6 +128,8 @@ func TestRepair(t *testing.T) {
 	}
 	fixed := filepath.Join(t.TempDir(), "fixed.db")
 	wants(t, "check", w.tools("check", "--data", w.Data), "1 damaged", "not sound", "exit 1")
+	wants(t, "export of what is sound", w.tools("export", "--data", w.Data, "--to", filepath.Join(t.TempDir(), "x")), "29 entries exported", "not all could be read", "exit 3")
+	wants(t, "stats of what is sound", w.tools("stats", "--data", w.Data), "29 records", "in 1 places", "exit 3")
 	wants(t, "repair", w.tools("check", "--data", w.Data, "--repair", fixed), "29 records written", "1 left out", "exit 0")
 	wants(t, "restore", w.tools("restore", "--data", w.Data, "--from", fixed), "29 records", "exit 0")
 	w.Restart()

@@ -175,20 +175,27 @@ func (r *Report) log(tx *bbolt.Tx) error {
 	return nil
 }
 
-// Each calls fn for every sound record of a file, with its answer, until fn returns an
-// error, which Each returns. fn owns the record. Errors as of Check.
+// Each calls fn for every sound record of a file, with its answer, in ascending order of
+// IDs, until fn returns an error, which Each returns. fn owns the record. Errors as of
+// Check; store.ErrCorrupt also, once fn has had all that is sound, if something is not.
 func Each(ctx context.Context, path string, fn func(r *store.Record) error) error {
 	db, err := openReadOnly(path, false)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	defer protect(db.Close)
-	return walk(ctx, viewOf(db), func(_ uint64, r *store.Record, err error) error {
+	bad := 0
+	err = walk(ctx, viewOf(db), func(_ uint64, r *store.Record, err error) error {
 		if err != nil {
+			bad++
 			return nil
 		}
 		return fn(r)
-	}, func(uint64, error) {})
+	}, func(uint64, error) { bad++ })
+	if err == nil && bad > 0 {
+		err = fmt.Errorf("read %s: %w in %d places", path, store.ErrCorrupt, bad)
+	}
+	return err
 }
 
 // Rewrite copies every sound, unexpired record of a file into a new one, which must not
