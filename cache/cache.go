@@ -18,7 +18,9 @@ import (
 	"errors"
 	"time"
 
+	"github.com/semcached/semcached/cache/admission"
 	"github.com/semcached/semcached/cache/guard"
+	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/store"
 )
 
@@ -112,6 +114,7 @@ type Query struct {
 	space string           // of vec
 	part  Key              // partition of vec
 	sig   *guard.Signature // of Prompt
+	note  index.Note       // of the search in part
 	began uint64           // 1 + invalidations seen when Lookup began; 0: no Lookup
 }
 
@@ -159,6 +162,7 @@ const (
 	ReasonNoEmbedding  = "no-embedding"      // the embedder failed
 	ReasonEmbedTimeout = "embed-timeout"     // the embedder was too slow
 	ReasonCorrupt      = "corrupt"           // the entry's answer could not be read
+	ReasonStoreFault   = "store-fault"       // the entry's answer could not be read now
 	ReasonLoading      = "loading"           // entries are still being read
 	ReasonRefresh      = "refresh"           // the query asked for a fresh answer
 	ReasonTimely       = "time-sensitive"    // the question is about now; only exact entries may answer
@@ -236,21 +240,43 @@ type Explanation struct {
 	Candidates []Candidate // most similar first
 }
 
+// Quota bounds the bytes and the number of a tenant's entries; 0 is no bound.
+type Quota = admission.Limit
+
+// Tenant is the use that one tenant makes of the cache.
+type Tenant struct {
+	Name    string
+	Entries int
+	Bytes   int64
+	Quota   Quota
+}
+
 // Stats are the engine's figures since the start.
 type Stats struct {
 	Loading    bool
 	Entries    int
-	Bytes      int64
+	Bytes      int64 // of all entries: keys, texts, vectors and answers, wherever they are
 	MaxBytes   int64
 	Partitions int
 
+	// Answers may lie on disk only; all else is in memory as well. So the entries
+	// take Bytes - AnswerBytes + AnswerMemory of memory.
+	AnswerBytes     int64  // part of Bytes
+	AnswerMemory    int64  // bytes of the answers in memory
+	AnswerMemoryMax int64  // Options.AnswerMemory
+	AnswersHeld     int    // answers in memory
+	AnswerReads     uint64 // answers that had to be read from the store
+
+	Tenants []Tenant // those with the most bytes, at most ten of them
+
 	HitsExact, HitsSemantic, HitsStale, Misses uint64
 
+	Unsaved       int // writes that failed and will be tried again
 	Stored        uint64
 	StoreFailures uint64 // writes that the store refused, or that failed while somebody waited
 	Unembedded    uint64 // entries left exact-only because no vector could be had
 
-	Evictions   map[string]uint64 // by reason: ttl, size, invalidate, model_change, corrupt
+	Evictions   map[string]uint64 // by reason: ttl, size, admission, quota, invalidate, model_change, corrupt
 	MissReasons map[string]uint64
 	Tiers       map[string]Tier // by Stats.Tier of the index
 }
@@ -258,7 +284,9 @@ type Stats struct {
 // Tier sums up the indexes of one implementation.
 type Tier struct {
 	Indexes, Vectors, Tombstones int
-	Bytes                        int64
+	Bytes, Hot                   int64   // as in index.Stats
+	Probed                       int     // questions of the last comparisons with exact answers
+	Recall                       float64 // the lowest of them; 1 if there were none
 }
 
 // Hooks observe the engine; nil funcs are skipped. They are called on the path
@@ -269,8 +297,8 @@ type Hooks struct {
 	Stage func(stage string, d time.Duration)
 	// Similarity reports the best candidate's cosine and whether it was served.
 	Similarity func(cosine float32, served bool)
-	// Evicted reports n entries removed for reason "ttl", "size",
-	// "invalidate" or "model_change".
+	// Evicted reports n entries removed for one of the reasons of
+	// Stats.Evictions.
 	Evicted func(reason string, n int)
 	// Stored reports the end of a Store: "stored", "rejected_size",
 	// "rejected_policy", "rejected_error".

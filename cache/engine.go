@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/semcached/semcached/cache/admission"
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/store"
 )
@@ -31,8 +32,13 @@ type Options struct {
 	// Default: not at all.
 	KeepStale time.Duration
 	// MaxBytes bounds the bytes of all entries (keys, texts, vectors and
-	// answers). Default: 512 MiB.
+	// answers), in memory and on disk. Default: 512 MiB.
 	MaxBytes int64
+	// AnswerMemory bounds the bytes of the answers that are held in memory; the
+	// others are read from the store when they are served. Default: 256 MiB.
+	AnswerMemory int64
+	// Quotas bound single tenants, by name.
+	Quotas map[string]Quota
 	// EmbedTimeout bounds the wait for the embedder. Default: 150 ms.
 	EmbedTimeout time.Duration
 	// Now is the clock. Default: time.Now.
@@ -44,6 +50,7 @@ type Options struct {
 const (
 	defaultTTL          = time.Hour
 	defaultMaxBytes     = 512 << 20
+	defaultAnswerMemory = 256 << 20
 	defaultEmbedTimeout = 150 * time.Millisecond
 
 	// lateEmbedTimeout bounds the embedding of entries that were stored
@@ -70,8 +77,8 @@ func (o *Options) setDefaults() error {
 	if o.Threshold < 0 || o.Threshold > 1 {
 		return errors.New("cache: Options.Threshold must lie between 0 and 1")
 	}
-	if o.TTL < 0 || o.KeepStale < 0 || o.MaxBytes < 0 || o.EmbedTimeout < 0 {
-		return errors.New("cache: Options.TTL, KeepStale, MaxBytes and EmbedTimeout must not be negative")
+	if o.TTL < 0 || o.KeepStale < 0 || o.MaxBytes < 0 || o.AnswerMemory < 0 || o.EmbedTimeout < 0 {
+		return errors.New("cache: Options.TTL, KeepStale, MaxBytes, AnswerMemory and EmbedTimeout must not be negative")
 	}
 	if o.NewIndex == nil {
 		o.NewIndex = func(dims int) index.Index { return index.NewFlat(dims) }
@@ -81,6 +88,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = defaultMaxBytes
+	}
+	if o.AnswerMemory == 0 {
+		o.AnswerMemory = defaultAnswerMemory
 	}
 	if o.EmbedTimeout == 0 {
 		o.EmbedTimeout = defaultEmbedTimeout
@@ -105,47 +115,52 @@ type Engine struct {
 	minimum atomic.Uint32 // bits of Options.Threshold
 	ttl     atomic.Int64  // Options.TTL
 
+	answers answers
+	unsaved unsaved
+
 	// mu guards everything below and the fields of partition and entry
 	// that say so. An index has a lock of its own, taken without mu.
-	mu     sync.RWMutex
-	byKey  map[Key]*entry
-	byID   map[uint64]*entry
-	parts  map[Key]*partition
-	all    []*entry             // in no order, for eviction by sampling
-	bytes  int64                // sum of entry.size
-	caller map[space]callerDims // dimensions of callers' own vectors
-	recent []invalidation       // the last few, for Stores under way
-	epoch  uint64               // number of invalidations so far
+	mu          sync.RWMutex
+	byKey       map[Key]*entry
+	byID        map[uint64]*entry
+	parts       map[Key]*partition
+	policy      *admission.Policy[*entry] // all entries; Use needs no lock
+	answerBytes int64                     // of all entries
+	caller      map[space]callerDims      // dimensions of callers' own vectors
+	recent      []invalidation            // the last few, for Stores under way
+	epoch       uint64                    // number of invalidations so far
 }
 
-// entry is one stored answer. Fields above the line never change.
+// entry is one stored answer. Fields above the first gap never change.
 type entry struct {
-	id        uint64
-	key       Key
-	tenant    string
-	namespace string
-	op        string
-	model     string
-	digest    string
-	provider  string
-	tags      []string
-	canonical []byte
-	prompt    string
-	created   time.Time
-	expires   time.Time
-	cost      time.Duration
-	input     int
-	output    int
+	admission.Item[*entry] // Cost, Expires and what the policy needs
 
-	answer atomic.Pointer[[]byte] // nil until first read after a restart
-	sig    signature
-	hits   atomic.Uint64
+	id          uint64
+	key         Key
+	tenant      string
+	namespace   string
+	op          string
+	model       string
+	digest      string
+	provider    string
+	tags        []string
+	canonical   []byte
+	prompt      string
+	created     time.Time
+	input       int
+	output      int
+	answerBytes int
+
+	answer  atomic.Pointer[[]byte] // nil: only in the store
+	seat    seat                   // in Engine.answers
+	sig     signature
+	hits    atomic.Uint64
+	durable atomic.Bool // the store has committed a record of it
 
 	part    *partition // guarded by Engine.mu; nil without a vector
-	pos     int        // in Engine.all, guarded by Engine.mu
-	size    int64      // guarded by Engine.mu
 	callers bool       // the vector came with the request; guarded by Engine.mu
 	removed bool       // guarded by Engine.mu
+	writes  int        // records queued so far; guarded by Engine.mu
 }
 
 // partition holds the vectors of the entries that agree in everything but the
@@ -173,8 +188,11 @@ func New(o Options) (*Engine, error) {
 		byKey:  make(map[Key]*entry),
 		byID:   make(map[uint64]*entry),
 		parts:  make(map[Key]*partition),
+		policy: admission.New[*entry](o.MaxBytes, 0),
 		caller: make(map[space]callerDims),
 	}
+	e.answers.max, e.answers.use = o.AnswerMemory, e.policy.Sketch()
+	e.policy.Limits(o.Quotas)
 	e.Configure(o.Threshold, o.TTL)
 	return e, nil
 }
@@ -200,7 +218,7 @@ func (e *Engine) Load(ctx context.Context) (store.LoadReport, error) {
 			return report, err
 		}
 	}
-	e.shrink(len(e.all))
+	e.shrink(len(e.byID))
 	e.ready.Store(true)
 	return report, nil
 }
@@ -212,12 +230,13 @@ func (e *Engine) adopt(r *store.Record) (superseded uint64) {
 		id: r.ID, key: r.Key, tenant: r.Tenant, namespace: r.Namespace,
 		op: r.Op, model: r.Model, digest: r.Digest, provider: r.Provider,
 		tags: r.Tags, canonical: r.Canonical, prompt: r.Prompt,
-		created: r.Created, expires: r.Expires, cost: r.Cost,
-		input: int(r.InputTokens), output: int(r.OutputTokens),
+		created: r.Created, input: int(r.InputTokens), output: int(r.OutputTokens), answerBytes: r.AnswerBytes,
 	}
-	old := e.insert(en, r.AnswerBytes)
+	en.Cost, en.Expires = r.Cost, r.Expires
+	en.durable.Store(true)
+	old := e.insert(en)
 	if r.Vector != nil {
-		if err := e.attach(en, r.Partition, r.Space, r.Vector); err != nil {
+		if err := e.attach(en, r.Partition, r.Space, r.Vector, nil); err != nil {
 			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", r.ID, "error", err)
 		}
 	}
@@ -255,14 +274,20 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer wg.Wait()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			if e.Ready() {
-				e.sweep(ctx)
+			if !e.Ready() {
+				continue
 			}
+			if n%retryTicks == 0 {
+				e.retry()
+			}
+			e.sweep(ctx)
+			e.shrink(sweepBatch)
+			e.answers.trim()
 		}
 	}
 }
@@ -280,19 +305,15 @@ func (e *Engine) sweep(ctx context.Context) {
 		if len(ids) == 0 {
 			break
 		}
-		e.forget(ids, "ttl")
-		done := make(chan error, 1)
-		if err := e.o.Store.Delete(ids, true, func(err error) { done <- err }); err != nil {
-			return
-		}
-		if err := await(ctx, done); err != nil {
+		if err := e.dropDurably(ctx, ids, "ttl"); err != nil {
 			return // counted by the store; the next sweep tries again
 		}
 	}
 	var gone []uint64
 	e.mu.RLock()
-	for range min(sweepBatch, len(e.all)) {
-		if en := e.all[rand.IntN(len(e.all))]; !en.expires.After(now) {
+	items := e.policy.Items()
+	for range min(sweepBatch, len(items)) {
+		if en := items[rand.IntN(len(items))].Value; !en.Expires.After(now) {
 			gone = append(gone, en.id)
 		}
 	}

@@ -554,7 +554,7 @@ func TestByteBudgetKeepsWhatSavesMost(t *testing.T) {
 	if res := r.Lookup(t.Context(), ask("dear", func(q *Query) { q.Scope = nil })); res.Kind != Exact {
 		t.Error("a scan of cheap answers evicted the dear one")
 	}
-	if s := r.Stats(); s.Evictions["size"] == 0 || len(r.store.ids()) != s.Entries {
+	if s := r.Stats(); s.Evictions["admission"] < 900 || len(r.store.ids()) != s.Entries {
 		t.Errorf("%+v, %d records", s, len(r.store.ids()))
 	}
 }

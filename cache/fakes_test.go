@@ -20,6 +20,7 @@ type fakeStore struct {
 	last    uint64
 	putErr  error           // returned by Put
 	syncErr error           // given to done
+	readErr error           // returned by Answer
 	rotten  map[uint64]bool // answers that cannot be read
 	reads   int
 	seq     uint64
@@ -89,6 +90,9 @@ func (s *fakeStore) Answer(id uint64) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reads++
+	if s.readErr != nil {
+		return nil, s.readErr
+	}
 	if s.rotten[id] {
 		return nil, store.ErrCorrupt
 	}
@@ -132,6 +136,12 @@ func (s *fakeStore) Changes(_ context.Context, after uint64, _ func(store.Change
 
 func (s *fakeStore) SaveSnapshot(uint64, func(io.Writer) error) error { return nil }
 func (s *fakeStore) Snapshot() (uint64, io.ReadCloser, error)         { return 0, nil, store.ErrNotFound }
+
+func (s *fakeStore) set(fn func(*fakeStore)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn(s)
+}
 
 func (s *fakeStore) ids() []uint64 {
 	s.mu.Lock()

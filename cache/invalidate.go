@@ -42,9 +42,10 @@ func (e *Engine) selected(s Selection) []uint64 {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	var ids []uint64
-	for _, en := range e.all {
-		if s.matches(en) {
-			ids = append(ids, en.id)
+	items, _ := e.policy.Group(s.Tenant)
+	for _, it := range items {
+		if s.matches(it.Value) {
+			ids = append(ids, it.Value.id)
 		}
 	}
 	return ids

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
+
+	"github.com/semcached/semcached/index"
 )
 
 // Key material is laid out as a version string and fields, each with its length
@@ -14,6 +16,9 @@ const (
 	keyVersion       = "semcached exact key 1"
 	partitionVersion = "semcached partition 1"
 )
+
+// hash is the key for tables that need fewer bits.
+func (k Key) hash() uint64 { return binary.LittleEndian.Uint64(k[:8]) }
 
 var hashBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
@@ -40,6 +45,7 @@ func (q *Query) partition(space string) Key {
 func (q *Query) WithProvider(provider string) *Query {
 	c := *q
 	c.Provider, c.Digest, c.keyed = provider, "", false
+	c.note = index.Note{} // it belongs to the other partition
 	if c.vec != nil {
 		c.part = c.partition(c.space)
 	}

@@ -39,22 +39,29 @@ func (r *rig) checkConsistent() {
 	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.byID) != len(r.all) || len(r.byKey) != len(r.all) {
-		r.t.Errorf("%d by ID, %d by key, %d in all", len(r.byID), len(r.byKey), len(r.all))
+	all := r.policy.Items()
+	if len(r.byID) != len(all) || len(r.byKey) != len(all) {
+		r.t.Errorf("%d by ID, %d by key, %d in all", len(r.byID), len(r.byKey), len(all))
 	}
-	var bytes int64
+	var bytes, answers, held int64
 	members := make(map[*partition]int)
-	for i, en := range r.all {
-		bytes += en.size
-		if en.pos != i || en.removed || r.byID[en.id] != en || r.byKey[en.key] != en {
+	for _, it := range all {
+		en := it.Value
+		bytes += en.weigh()
+		answers += int64(en.answerBytes)
+		if en.answer.Load() != nil {
+			held += int64(en.answerBytes)
+		}
+		if en.removed || r.byID[en.id] != en || r.byKey[en.key] != en {
 			r.t.Errorf("entry %d is not where it should be", en.id)
 		}
 		if en.part != nil {
 			members[en.part]++
+			bytes += int64(4 * en.part.index.Dims())
 		}
 	}
-	if bytes != r.bytes {
-		r.t.Errorf("%d bytes counted, %d held", r.bytes, bytes)
+	if bytes != r.policy.Bytes() || answers != r.answerBytes || held != r.Engine.answers.bytes {
+		r.t.Errorf("%d bytes counted, %d in answers, %d in memory; it holds %d, %d, %d", r.policy.Bytes(), r.answerBytes, r.Engine.answers.bytes, bytes, answers, held)
 	}
 	if len(members) != len(r.parts) {
 		r.t.Errorf("%d partitions, %d with members", len(r.parts), len(members))
@@ -64,7 +71,7 @@ func (r *rig) checkConsistent() {
 			r.t.Errorf("partition has %d members, counts %d, indexes %d", n, p.live, p.index.Len())
 		}
 	}
-	if ids := r.store.ids(); len(ids) != len(r.all) {
-		r.t.Errorf("%d records, %d entries", len(ids), len(r.all))
+	if ids := r.store.ids(); len(ids) != len(all) {
+		r.t.Errorf("%d records, %d entries", len(ids), len(all))
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/semcached/semcached/cache/guard"
 	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/store"
 )
 
 // Lookup answers q from the cache or says why not. It never fails: whatever
@@ -23,27 +24,28 @@ func (e *Engine) Lookup(ctx context.Context, q *Query) Result {
 	q.Key()
 	e.stage("key", start)
 	if !e.Ready() {
-		return e.miss(Result{Reason: ReasonLoading})
+		return e.miss(q, Result{Reason: ReasonLoading})
 	}
 	q.began = 1 + e.epochNow()
 	if q.Refresh {
-		return e.miss(Result{Reason: ReasonRefresh})
+		return e.miss(q, Result{Reason: ReasonRefresh})
 	}
 	start = e.clock()
 	en, reason := e.exact(q)
 	e.stage("exact", start)
 	if en != nil {
-		if res, ok := e.serve(en, Exact, 1); ok {
+		res, ok := e.serve(en, Exact, 1)
+		if ok {
 			return res
 		}
-		return e.miss(Result{Reason: ReasonCorrupt})
+		return e.miss(q, res)
 	}
 	res := e.semantic(ctx, q)
 	if res.Kind == Miss {
 		if reason != ReasonAbsent && (res.Reason == ReasonAbsent || res.Reason == ReasonExactOnly) {
 			res.Reason = reason // what stood in the way of the exact entry tells more
 		}
-		return e.miss(res)
+		return e.miss(q, res)
 	}
 	return res
 }
@@ -118,7 +120,7 @@ func (en *entry) answers(q *Query) bool {
 // stale returns why en may not be served to q at now, "" if it may.
 func (en *entry) stale(q *Query, now time.Time) string {
 	switch {
-	case !en.expires.After(now):
+	case !en.Expires.After(now):
 		return ReasonExpired
 	case q.MaxAge == 0, q.MaxAge > 0 && now.Sub(en.created) > q.MaxAge:
 		return ReasonMaxAge
@@ -147,7 +149,7 @@ func (e *Engine) semantic(ctx context.Context, q *Query) Result {
 	buf := hitBuffers.Get().(*[]index.Hit)
 	defer hitBuffers.Put(buf)
 	start = e.clock()
-	hits, err := p.index.Search((*buf)[:0], q.vec, res.Threshold, candidates)
+	hits, err := index.SearchNote(p.index, (*buf)[:0], q.vec, res.Threshold, candidates, &q.note)
 	*buf = hits
 	e.stage("ann", start)
 	if err != nil {
@@ -173,7 +175,7 @@ func (e *Engine) choose(q *Query, p *partition, hits []index.Hit, res Result) Re
 				e.similarity(h.Score, true)
 				return served
 			}
-			verdict = ReasonCorrupt
+			verdict = served.Reason
 		}
 		if res.Nearest == nil { // the first reason is that of the best candidate
 			res.Reason = verdict
@@ -211,18 +213,17 @@ func (e *Engine) nearest(q *Query, p *partition) *Candidate {
 	return &Candidate{ID: hits[0].ID, Similarity: hits[0].Score, Verdict: "below-threshold"}
 }
 
-// serve makes the result of a hit. It is false when the answer cannot be read;
-// the entry is removed then.
+// serve makes the result of a hit. It is false when the answer cannot be read, and the
+// result says why; a damaged entry is removed.
 func (e *Engine) serve(en *entry, kind Kind, similarity float32) (Result, bool) {
 	start := e.clock()
 	answer, err := e.answer(en)
 	e.stage("fetch", start)
 	if err != nil {
-		e.o.Log.Warn("dropping an entry whose answer cannot be read", "id", en.id, "error", err)
-		e.drop([]uint64{en.id}, "corrupt")
-		return Result{}, false
+		return Result{Reason: e.unreadable(en, err)}, false
 	}
 	en.hits.Add(1)
+	e.policy.Use(en.Hash)
 	switch kind {
 	case Exact:
 		e.count.exact.Add(1)
@@ -234,18 +235,18 @@ func (e *Engine) serve(en *entry, kind Kind, similarity float32) (Result, bool) 
 	return Result{Kind: kind, Similarity: similarity, Entry: en.describe(), Answer: answer}, true
 }
 
-// answer returns en's answer, from memory or, the first time after a restart,
-// from the store.
-func (e *Engine) answer(en *entry) ([]byte, error) {
-	if a := en.answer.Load(); a != nil {
-		return *a, nil
+// unreadable deals with an entry whose answer cannot be read, and names the miss.
+func (e *Engine) unreadable(en *entry, err error) (reason string) {
+	switch {
+	case e.entry(en.id) != en:
+		return ReasonAbsent // removed since it was found
+	case errors.Is(err, store.ErrCorrupt), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrVersion):
+		e.o.Log.Warn("dropping an entry whose answer cannot be read", "id", en.id, "error", err)
+		e.drop([]uint64{en.id}, "corrupt")
+		return ReasonCorrupt
 	}
-	a, err := e.o.Store.Answer(en.id)
-	if err != nil {
-		return nil, err
-	}
-	en.answer.Store(&a)
-	return a, nil
+	e.o.Log.Warn("an answer cannot be read now", "id", en.id, "error", err)
+	return ReasonStoreFault
 }
 
 // prepare reads the prompt's signature and returns why q may not be looked up

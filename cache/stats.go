@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -32,29 +34,28 @@ func read(m *sync.Map) map[string]uint64 {
 
 func (c *counters) evicted(reason string, n int) { add(&c.evictions, reason, uint64(n)) }
 
-// miss counts res and returns it.
-func (e *Engine) miss(res Result) Result {
+// miss counts res and returns it. What was asked for in vain was asked for: if it is
+// stored, that counts for its worth.
+func (e *Engine) miss(q *Query, res Result) Result {
+	e.policy.Use(q.key.hash())
 	e.count.missed.Add(1)
 	add(&e.count.reasons, res.Reason, 1)
 	return res
 }
 
-// Usage returns the number and bytes of one tenant's entries. Its cost grows with the
-// number of all entries.
+// tenantsShown bounds Stats.Tenants.
+const tenantsShown = 10
+
+// Usage returns the number and bytes of one tenant's entries.
 func (e *Engine) Usage(tenant string) (entries int, bytes int64) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	for _, en := range e.all {
-		if en.tenant == tenant {
-			entries++
-			bytes += en.size
-		}
-	}
-	return entries, bytes
+	items, bytes := e.policy.Group(tenant)
+	return len(items), bytes
 }
 
-// Stats returns the current figures. Its cost grows with the number of
-// partitions; it is meant for scrapes, not for requests.
+// Stats returns the current figures. Its cost grows with the number of partitions and
+// tenants; it is meant for scrapes, not for requests.
 func (e *Engine) Stats() Stats {
 	s := Stats{
 		Loading:       !e.Ready(),
@@ -71,19 +72,38 @@ func (e *Engine) Stats() Stats {
 		Tiers:         make(map[string]Tier),
 	}
 	e.mu.RLock()
-	s.Entries, s.Bytes, s.Partitions = len(e.all), e.bytes, len(e.parts)
+	s.Entries, s.Bytes, s.Partitions = len(e.policy.Items()), e.policy.Bytes(), len(e.parts)
+	s.AnswerBytes = e.answerBytes
+	e.policy.Groups(func(name string, used, quota Quota) {
+		s.Tenants = append(s.Tenants, Tenant{name, used.Entries, used.Bytes, quota})
+	})
 	parts := make([]*partition, 0, len(e.parts))
 	for _, p := range e.parts {
 		parts = append(parts, p)
 	}
 	e.mu.RUnlock()
+	slices.SortFunc(s.Tenants, func(a, b Tenant) int {
+		return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Name, b.Name))
+	})
+	s.Tenants = slices.Clip(s.Tenants[:min(len(s.Tenants), tenantsShown)])
+	s.AnswersHeld, s.AnswerMemory = e.answers.stats()
+	s.AnswerMemoryMax, s.AnswerReads = e.answers.max, e.answers.reads.Load()
+	s.Unsaved, _ = e.unsaved.len()
 	for _, p := range parts {
 		is := p.index.Stats()
-		t := s.Tiers[is.Tier]
+		t, ok := s.Tiers[is.Tier]
+		if !ok {
+			t.Recall = 1
+		}
+		if is.Probed > 0 {
+			t.Probed += is.Probed
+			t.Recall = min(t.Recall, is.Recall)
+		}
 		t.Indexes++
 		t.Vectors += is.Entries
 		t.Tombstones += is.Tombstones
 		t.Bytes += is.Bytes
+		t.Hot += is.Hot
 		s.Tiers[is.Tier] = t
 	}
 	return s

@@ -45,11 +45,6 @@ func (e *Engine) Store(ctx context.Context, q *Query, a Answer, o StoreOptions) 
 		e.rejected(err)
 		return 0, err
 	}
-	if q.vec != nil {
-		if err := e.attach(en, q.part, q.space, q.vec); err != nil {
-			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", en.id, "error", err)
-		}
-	}
 	e.shrink(maxEvictions)
 	if late {
 		e.embedLater(en, q)
@@ -91,19 +86,28 @@ func (e *Engine) admit(q *Query, a Answer, o StoreOptions) (*entry, error) {
 		id: e.lastID.Add(1), key: q.Key(), tenant: q.Tenant, namespace: q.Namespace,
 		op: q.Op, model: q.Model, digest: a.Digest, provider: a.Provider,
 		tags: o.Tags, canonical: q.Canonical, prompt: q.Prompt,
-		created: now, expires: now.Add(ttl), cost: a.Cost,
-		input: a.InputTokens, output: a.OutputTokens,
+		created: now, input: a.InputTokens, output: a.OutputTokens, answerBytes: len(a.Encoded),
 	}
-	en.answer.Store(&a.Encoded)
-	if size := en.weigh(len(a.Encoded)) + int64(4*len(q.vec)); size > e.o.MaxBytes/maxShare {
+	en.Cost, en.Expires = a.Cost, now.Add(ttl)
+	size := en.weigh() + int64(4*len(q.vec))
+	if size > e.o.MaxBytes/maxShare {
 		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, size)
+	}
+	if quota := e.quota(q.Tenant); quota.Bytes > 0 && size > quota.Bytes {
+		return nil, fmt.Errorf("%w: %d bytes, the tenant may keep %d", ErrTooLarge, size, quota.Bytes)
 	}
 	return en, nil
 }
 
-// put makes en visible to exact lookups and queues its record. Both happen
-// under mu, so that the store sees puts and deletes in the order of the maps.
-// durable, if not nil, has room for the one result it gets.
+func (e *Engine) quota(tenant string) Quota {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.policy.Limit(tenant)
+}
+
+// put makes en visible to lookups and queues its record. Maps and queue change under
+// mu, so that the store sees puts and deletes in the order of the maps. durable, if
+// not nil, has room for the one result it gets.
 func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) error {
 	rec := en.record(answer, q.part, q.space, q.vec)
 	e.mu.Lock()
@@ -111,22 +115,13 @@ func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) e
 		e.mu.Unlock()
 		return ErrInvalidated
 	}
-	old := e.insertLocked(en, len(answer))
-	var done func(error)
-	if durable != nil {
-		done = func(err error) { durable <- err }
-	}
-	if err := e.o.Store.Put(rec, done != nil, done); err != nil {
-		if done != nil {
-			done(err) // counted by who waits
-		} else {
-			e.count.storeFailed.Add(1)
-		}
-	}
+	e.answers.hold(en, answer)
+	old := e.insertLocked(en)
+	e.saveLocked(en, rec, durable)
 	var was index.Index
 	if old != nil {
 		was = e.removeLocked(old)
-		e.o.Store.Delete([]uint64{old.id}, false, nil) // only ErrClosed: the put has failed as well then
+		e.eraseLocked([]uint64{old.id}, nil) // only ErrClosed: the put has failed as well then
 	}
 	e.mu.Unlock()
 	if was != nil {
@@ -135,13 +130,18 @@ func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) e
 	if old != nil && old.digest != "" && en.digest != "" && old.digest != en.digest {
 		e.evicted("model_change", 1)
 	}
+	if q.vec != nil {
+		if err := e.attach(en, q.part, q.space, q.vec, &q.note); err != nil {
+			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", en.id, "error", err)
+		}
+	}
 	return nil
 }
 
 // insert is insertLocked for Load, which replaces by ID order.
-func (e *Engine) insert(en *entry, answerBytes int) (old *entry) {
+func (e *Engine) insert(en *entry) (old *entry) {
 	e.mu.Lock()
-	old = e.insertLocked(en, answerBytes)
+	old = e.insertLocked(en)
 	var was index.Index
 	if old != nil {
 		was = e.removeLocked(old)
@@ -155,14 +155,13 @@ func (e *Engine) insert(en *entry, answerBytes int) (old *entry) {
 
 // insertLocked adds en to the maps and returns the entry whose key it took over,
 // which the caller removes.
-func (e *Engine) insertLocked(en *entry, answerBytes int) (old *entry) {
+func (e *Engine) insertLocked(en *entry) (old *entry) {
 	old = e.byKey[en.key]
 	e.byKey[en.key] = en
 	e.byID[en.id] = en
-	en.pos = len(e.all)
-	e.all = append(e.all, en)
-	en.size = en.weigh(answerBytes)
-	e.bytes += en.size
+	en.Value, en.Hash = en, en.key.hash()
+	e.policy.Add(&en.Item, en.tenant, en.weigh())
+	e.answerBytes += int64(en.answerBytes)
 	return old
 }
 
@@ -177,27 +176,26 @@ func (e *Engine) removeLocked(en *entry) index.Index {
 		delete(e.byKey, en.key)
 	}
 	delete(e.byID, en.id)
-	last := len(e.all) - 1
-	e.all[en.pos] = e.all[last]
-	e.all[en.pos].pos = en.pos
-	e.all[last] = nil
-	e.all = e.all[:last]
-	e.bytes -= en.size
+	e.policy.Remove(&en.Item)
+	e.answerBytes -= int64(en.answerBytes)
+	e.answers.forget(en)
 	return e.detachLocked(en)
 }
 
-// attach puts en's vector into its partition's index.
-func (e *Engine) attach(en *entry, part Key, space string, vec []float32) error {
+// attach puts en's vector into its partition's index. note is of the search for vec
+// there, nil if there was none.
+func (e *Engine) attach(en *entry, part Key, space string, vec []float32, note *index.Note) error {
 	p, err := e.join(en, part, space, len(vec))
 	if p == nil {
 		return err
 	}
-	err = p.index.Add(en.id, vec)
+	err = index.AddNote(p.index, en.id, vec, note)
 	// Remove and this Add may cross: whoever comes second cleans up.
 	e.mu.Lock()
 	gone := en.removed
 	if err != nil && !gone {
 		e.detachLocked(en)
+		e.policy.Resize(&en.Item, en.Bytes()-int64(4*len(vec)))
 	}
 	e.mu.Unlock()
 	if gone {
@@ -230,8 +228,7 @@ func (e *Engine) join(en *entry, part Key, name string, dims int) (*partition, e
 	}
 	p.live++
 	en.part = p
-	en.size += int64(4 * dims)
-	e.bytes += int64(4 * dims)
+	e.policy.Resize(&en.Item, en.Bytes()+int64(4*dims))
 	return p, nil
 }
 
@@ -287,20 +284,11 @@ func (e *Engine) dropDurably(ctx context.Context, ids []uint64, reason string) e
 func (e *Engine) dropBatch(ids []uint64, reason string, done func(error)) error {
 	e.mu.Lock()
 	gone, vectors := e.forgetLocked(ids)
-	err := e.o.Store.Delete(ids, done != nil, done) // also what memory did not have
+	err := e.eraseLocked(ids, done) // also what memory did not have
 	e.mu.Unlock()
 	vectors.remove()
 	e.evicted(reason, len(gone))
 	return err
-}
-
-// forget removes entries from memory only; the caller deletes them in the store.
-func (e *Engine) forget(ids []uint64, reason string) {
-	e.mu.Lock()
-	gone, vectors := e.forgetLocked(ids)
-	e.mu.Unlock()
-	vectors.remove()
-	e.evicted(reason, len(gone))
 }
 
 func (e *Engine) forgetLocked(ids []uint64) (gone []uint64, vectors orphans) {
@@ -396,17 +384,20 @@ func (e *Engine) embedOne(ctx context.Context, j lateJob) {
 		return
 	}
 	j.query.place(vec, space)
-	if err := e.attach(j.entry, j.query.part, space, vec); err != nil {
+	answer, err := e.answer(j.entry) // the store takes whole records only
+	if err != nil {
+		e.count.lateDropped.Add(1)
+		return
+	}
+	if err := e.attach(j.entry, j.query.part, space, vec, nil); err != nil {
 		e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", j.entry.id, "error", err)
 		return
 	}
-	rec := j.entry.record(*j.entry.answer.Load(), j.query.part, space, vec)
+	rec := j.entry.record(answer, j.query.part, space, vec)
 	e.mu.Lock() // so that no Delete of a removed entry comes before this Put
 	defer e.mu.Unlock()
 	if !j.entry.removed {
-		if err := e.o.Store.Put(rec, false, nil); err != nil {
-			e.count.storeFailed.Add(1)
-		}
+		e.saveLocked(j.entry, rec, nil)
 	}
 }
 
@@ -417,7 +408,7 @@ func (en *entry) record(answer []byte, part Key, space string, vec []float32) *s
 		Tenant: en.tenant, Namespace: en.namespace, Op: en.op, Model: en.model,
 		Digest: en.digest, Provider: en.provider, Tags: en.tags,
 		Canonical: en.canonical, Prompt: en.prompt, Vector: vec,
-		Created: en.created, Expires: en.expires, Cost: en.cost,
+		Created: en.created, Expires: en.Expires, Cost: en.Cost,
 		InputTokens: clamp32(en.input), OutputTokens: clamp32(en.output),
 		Answer: answer, AnswerBytes: len(answer),
 	}
@@ -426,8 +417,8 @@ func (en *entry) record(answer []byte, part Key, space string, vec []float32) *s
 func clamp32(n int) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
 
 // weigh returns the bytes of en without its vector.
-func (en *entry) weigh(answerBytes int) int64 {
-	n := entryOverhead + len(en.canonical) + len(en.prompt) + answerBytes
+func (en *entry) weigh() int64 {
+	n := entryOverhead + len(en.canonical) + len(en.prompt) + en.answerBytes
 	for _, t := range en.tags {
 		n += len(t)
 	}
@@ -439,8 +430,8 @@ func (en *entry) describe() Entry {
 	return Entry{
 		ID: en.id, Tenant: en.tenant, Namespace: en.namespace, Op: en.op, Model: en.model,
 		Digest: en.digest, Provider: en.provider, Tags: en.tags, Prompt: en.prompt,
-		Created: en.created, Expires: en.expires, Hits: en.hits.Load(),
-		Cost: en.cost, InputTokens: en.input, OutputTokens: en.output,
+		Created: en.created, Expires: en.Expires, Hits: en.hits.Load(),
+		Cost: en.Cost, InputTokens: en.input, OutputTokens: en.output,
 	}
 }
 
@@ -452,10 +443,10 @@ func (e *Engine) Entry(tenant string, id uint64) (Entry, []byte, error) {
 	var d Entry
 	if en != nil {
 		d = en.describe()
-		d.Bytes, d.Semantic = en.size, en.part != nil
+		d.Bytes, d.Semantic = en.Bytes(), en.part != nil
 	}
 	e.mu.RUnlock()
-	if en == nil || en.tenant != tenant || !en.expires.After(e.o.Now()) {
+	if en == nil || en.tenant != tenant || !en.Expires.After(e.o.Now()) {
 		return Entry{}, nil, ErrNotFound
 	}
 	answer, err := e.answer(en)

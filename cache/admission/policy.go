@@ -144,6 +144,9 @@ func (p *Policy[T]) Group(name string) ([]*Item[T], int64) {
 	return nil, 0
 }
 
+// Limit returns the limit of a group.
+func (p *Policy[T]) Limit(group string) Limit { return p.limits[group] }
+
 // Groups calls f with the use that each group makes of the cache.
 func (p *Policy[T]) Groups(f func(name string, used, limit Limit)) {
 	for name, g := range p.groups {
@@ -233,7 +236,7 @@ func (p *Policy[T]) worth(it *Item[T], now time.Time) float64 {
 	if !it.Expires.After(now) {
 		return -1
 	}
-	use := float64(p.use.Estimate(it.Hash))
+	use := float64(max(p.use.Estimate(it.Hash), 1)) // stored: somebody asked once
 	use *= use
 	use *= use
 	return use * max(it.Cost, leastCost).Seconds() / float64(it.bytes)
