@@ -77,7 +77,7 @@ func TestKeysAndRoles(t *testing.T) {
 	if r := g.do("POST", "/v1/messages", "{}", "X-Api-Key", "reader"); r.status == 401 {
 		t.Error("Anthropic's header is not read")
 	}
-	if r := g.do("GET", "/cache/stats", "", "Authorization", "Bearer boss"); r.json["tenant"] != "a" || r.json["entries"] != 0.0 || len(r.json) != 3 {
+	if r := g.do("GET", "/cache/stats", "", "Authorization", "Bearer boss"); r.json["tenant"] != "a" || r.json["entries"] != 0.0 || r.json["max_bytes"] != 0.0 || len(r.json) != 5 {
 		t.Errorf("%s", r.body)
 	}
 }
@@ -224,15 +224,15 @@ func TestTenantsSeeNothingOfEachOther(t *testing.T) {
 	}
 	wg.Wait()
 	// Nobody can remove another's entries either.
-	entries, _ := g.engine.Usage("t1")
+	entries := g.engine.Usage("t1").Entries
 	for id := range 900 {
 		g.do("DELETE", fmt.Sprintf("/cache/entries/%016x", id+1), "", "Authorization", "Bearer key0")
 	}
 	g.do("POST", "/cache/invalidate", `{"all":true}`, "Authorization", "Bearer key0")
-	if mine, _ := g.engine.Usage("t0"); mine != 0 {
+	if mine := g.engine.Usage("t0").Entries; mine != 0 {
 		t.Errorf("t0 still has %d entries", mine)
 	}
-	if left, _ := g.engine.Usage("t1"); left != entries || entries == 0 {
+	if left := g.engine.Usage("t1").Entries; left != entries || entries == 0 {
 		t.Errorf("t1 had %d entries and has %d", entries, left)
 	}
 }

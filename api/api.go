@@ -40,7 +40,7 @@ type Engine interface {
 	Delete(ctx context.Context, tenant string, id uint64) error
 	CheckVector(tenant, namespace string, v []float32) error
 	Stats() cache.Stats
-	Usage(tenant string) (entries int, bytes int64)
+	Usage(tenant string) cache.Tenant
 }
 
 // Options configure the edge.

@@ -443,20 +443,21 @@ func (c cacheAPI) delete(g *gin.Context) {
 func (c cacheAPI) stats(g *gin.Context) {
 	if c.o.Tenants.Len() > 0 {
 		name := tenant.From(g.Request.Context()).Name
-		entries, bytes := c.o.Engine.Usage(name)
-		g.JSON(http.StatusOK, gin.H{"tenant": name, "entries": entries, "bytes": bytes})
+		u := c.o.Engine.Usage(name)
+		g.JSON(http.StatusOK, gin.H{"tenant": name, "entries": u.Entries, "bytes": u.Bytes, "max_entries": u.Quota.Entries, "max_bytes": u.Quota.Bytes})
 		return
 	}
 	s := c.o.Engine.Stats()
 	tiers := gin.H{}
 	for name, t := range s.Tiers {
-		tiers[name] = gin.H{"indexes": t.Indexes, "vectors": t.Vectors, "tombstones": t.Tombstones, "bytes": t.Bytes}
+		tiers[name] = gin.H{"indexes": t.Indexes, "vectors": t.Vectors, "tombstones": t.Tombstones, "bytes": t.Bytes, "hot_bytes": t.Hot, "recall": t.Recall, "probed": t.Probed}
 	}
 	g.JSON(http.StatusOK, gin.H{
 		"loading": s.Loading, "entries": s.Entries, "bytes": s.Bytes, "max_bytes": s.MaxBytes, "partitions": s.Partitions,
-		"hits":   gin.H{"exact": s.HitsExact, "semantic": s.HitsSemantic, "stale": s.HitsStale},
-		"misses": gin.H{"total": s.Misses, "by_reason": s.MissReasons},
-		"stored": s.Stored, "store_failures": s.StoreFailures, "evictions": s.Evictions, "index": tiers,
+		"hits":    gin.H{"exact": s.HitsExact, "semantic": s.HitsSemantic, "stale": s.HitsStale},
+		"misses":  gin.H{"total": s.Misses, "by_reason": s.MissReasons},
+		"answers": gin.H{"bytes": s.AnswerBytes, "held": s.AnswersHeld, "held_bytes": s.AnswerMemory, "max_held_bytes": s.AnswerMemoryMax, "reads": s.AnswerReads},
+		"stored":  s.Stored, "store_failures": s.StoreFailures, "unsaved": s.Unsaved, "evictions": s.Evictions, "index": tiers,
 	})
 }
 

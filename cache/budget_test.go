@@ -20,8 +20,8 @@ func of(tenant string) func(*Query) { return func(q *Query) { q.Tenant = tenant 
 func TestHostileTenantFlushesItsOwnOnly(t *testing.T) {
 	r := newRig(t, func(o *Options) {
 		o.MaxBytes = 4 << 20
-		o.Quotas = map[string]Quota{"hostile": {Bytes: 64 << 10}, "few": {Entries: 5}}
 	})
+	r.SetQuotas(map[string]Quota{"hostile": {Bytes: 64 << 10}, "few": {Entries: 5}})
 	for i := range 100 {
 		r.learn(fmt.Sprint("useful ", i), "answer", exactly, of("good"))
 	}
@@ -33,13 +33,13 @@ func TestHostileTenantFlushesItsOwnOnly(t *testing.T) {
 		if _, err := r.Store(t.Context(), q, Answer{Encoded: make([]byte, rand.IntN(4000)+1), Cost: time.Hour}, StoreOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if _, bytes := r.Usage("hostile"); bytes > 64<<10 {
-			t.Fatalf("%d bytes", bytes)
+		if u := r.Usage("hostile"); u.Bytes > 64<<10 {
+			t.Fatalf("%d bytes", u.Bytes)
 		}
 		r.keep(ask(fmt.Sprint("few ", i), exactly, of("few")), "x")
 	}
-	if n, _ := r.Usage("few"); n != 5 {
-		t.Errorf("%d entries, quota 5", n)
+	if u := r.Usage("few"); u.Entries != 5 {
+		t.Errorf("%d entries, quota 5", u.Entries)
 	}
 	for i := range 100 {
 		r.want(ask(fmt.Sprint("useful ", i), exactly, of("good")), Exact, "answer")

@@ -37,8 +37,6 @@ type Options struct {
 	// AnswerMemory bounds the bytes of the answers that are held in memory; the
 	// others are read from the store when they are served. Default: 256 MiB.
 	AnswerMemory int64
-	// Quotas bound single tenants, by name.
-	Quotas map[string]Quota
 	// EmbedTimeout bounds the wait for the embedder. Default: 150 ms.
 	EmbedTimeout time.Duration
 	// Now is the clock. Default: time.Now.
@@ -192,7 +190,6 @@ func New(o Options) (*Engine, error) {
 		caller: make(map[space]callerDims),
 	}
 	e.answers.max, e.answers.use = o.AnswerMemory, e.policy.Sketch()
-	e.policy.Limits(o.Quotas)
 	e.Configure(o.Threshold, o.TTL)
 	return e, nil
 }

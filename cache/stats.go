@@ -46,12 +46,12 @@ func (e *Engine) miss(q *Query, res Result) Result {
 // tenantsShown bounds Stats.Tenants.
 const tenantsShown = 10
 
-// Usage returns the number and bytes of one tenant's entries.
-func (e *Engine) Usage(tenant string) (entries int, bytes int64) {
+// Usage returns what one tenant keeps, and its quota.
+func (e *Engine) Usage(tenant string) Tenant {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	items, bytes := e.policy.Group(tenant)
-	return len(items), bytes
+	return Tenant{Name: tenant, Entries: len(items), Bytes: bytes, Quota: e.policy.Limit(tenant)}
 }
 
 // Stats returns the current figures. Its cost grows with the number of partitions and

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/semcached/semcached/api"
+	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/internal/alert"
 	"github.com/semcached/semcached/internal/config"
 	"github.com/semcached/semcached/internal/filter"
@@ -43,12 +44,21 @@ func (s *server) apply(c *config.Config) error {
 	}
 	s.policy.Store(p)
 	s.engine.Configure(c.Threshold, c.TTL)
+	s.engine.SetQuotas(quotas(c))
 	s.alerts.Configure(c.Alerts.HoldDown, sinks(c.Alerts))
 	if s.level != nil {
 		s.level.Set(levels[c.LogLevel])
 	}
 	s.metrics.Reloaded(true, time.Now())
 	return nil
+}
+
+func quotas(c *config.Config) map[string]cache.Quota {
+	all := make(map[string]cache.Quota)
+	for name, q := range c.Quotas {
+		all[name] = cache.Quota{Bytes: q.MaxBytes, Entries: q.MaxEntries}
+	}
+	return all
 }
 
 // build makes a policy and changes nothing.
@@ -223,7 +233,7 @@ func (s *server) fixed(c *config.Config) (names []string) {
 	}{
 		{"listen", was.Listen, c.Listen}, {"admin", was.Admin, c.Admin}, {"upstream", fmt.Sprint(was.Upstreams), fmt.Sprint(c.Upstreams)},
 		{"data", was.Data, c.Data}, {"embedder", was.Embedder, c.Embedder}, {"embed-timeout", was.EmbedTimeout, c.EmbedTimeout}, {"index", was.Index, c.Index},
-		{"max-bytes", was.MaxBytes, c.MaxBytes}, {"log-format", was.LogFormat, c.LogFormat}, {"openai", was.OpenAIURL + string(was.OpenAIKey), c.OpenAIURL + string(c.OpenAIKey)},
+		{"max-bytes", was.MaxBytes, c.MaxBytes}, {"answer-memory", was.AnswerMemory, c.AnswerMemory}, {"log-format", was.LogFormat, c.LogFormat}, {"openai", was.OpenAIURL + string(was.OpenAIKey), c.OpenAIURL + string(c.OpenAIKey)},
 		{"tls", was.TLSCert == "", c.TLSCert == ""}, {"stale-if-error", was.StaleIfError, c.StaleIfError}, {"first-byte-timeout", was.FirstByteTimeout, c.FirstByteTimeout},
 		{"probe-interval", was.ProbeInterval, c.ProbeInterval}, {"breaker", []any{was.BreakerFailures, was.BreakerDelay}, []any{c.BreakerFailures, c.BreakerDelay}},
 		{"trace-file", was.TraceFile, c.TraceFile}, {"drain-time", was.DrainTime, c.DrainTime},

@@ -173,7 +173,7 @@ func (s *server) wire() (err error) {
 	}
 	s.engine, err = cache.New(cache.Options{
 		Store: s.store, NewIndex: newIndex(s.c.Index), Embedder: s.traced(embedder.NewMemo(s.embed, memoBytes)), Threshold: s.c.Threshold,
-		TTL: s.c.TTL, KeepStale: s.c.StaleIfError, MaxBytes: s.c.MaxBytes, EmbedTimeout: s.c.EmbedTimeout, Hooks: s.metrics.CacheHooks(), Log: s.log,
+		TTL: s.c.TTL, KeepStale: s.c.StaleIfError, MaxBytes: s.c.MaxBytes, AnswerMemory: s.c.AnswerMemory, EmbedTimeout: s.c.EmbedTimeout, Hooks: s.metrics.CacheHooks(), Log: s.log,
 	})
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ type Config struct {
 	Index        string  // auto, flat, coder
 	TTL          time.Duration
 	MaxBytes     int64
+	AnswerMemory int64
 	MaxBody      int64
 	Durability   string // async, sync
 	Origins      []string
@@ -61,7 +62,8 @@ type Config struct {
 
 	Fallback *Fallback // nil: none
 	Tenants  []tenant.Spec
-	Rules    []filter.Rule // of the output filter
+	Quotas   map[string]Quota // by tenant's name
+	Rules    []filter.Rule    // of the output filter
 	Alerts   Alerts
 
 	sources map[string]string // where each setting comes from
@@ -100,7 +102,8 @@ var settings = []setting{
 	{name: "threshold", value: "0", usage: "cosine from which a rephrased question hits, 0 to 1 (0: the embedder's own)", parse: parseThreshold},
 	{name: "index", value: "auto", usage: "auto, sketch, flat or coder", parse: oneOf(func(c *Config) *string { return &c.Index }, "auto", "sketch", "flat", "coder")},
 	{name: "ttl", value: "1h", usage: "life of an answer", parse: duration(func(c *Config) *time.Duration { return &c.TTL }, time.Second, 10*365*24*time.Hour)},
-	{name: "max-bytes", value: "512MiB", usage: "bytes of all entries together", parse: size(func(c *Config) *int64 { return &c.MaxBytes }, 1<<20)},
+	{name: "max-bytes", value: "512MiB", usage: "bytes of all entries together, answers on disk included", parse: size(func(c *Config) *int64 { return &c.MaxBytes }, 1<<20)},
+	{name: "answer-memory", value: "256MiB", usage: "bytes of answers held in memory; others are read from the disk", parse: size(func(c *Config) *int64 { return &c.AnswerMemory }, 1<<16)},
 	{name: "max-body", value: "20MiB", usage: "bytes of a request body, uploads excepted", parse: size(func(c *Config) *int64 { return &c.MaxBody }, 1<<10)},
 	{name: "durability", value: "async", usage: "async acknowledges from memory, sync after the disk has it", parse: oneOf(func(c *Config) *string { return &c.Durability }, "async", "sync")},
 	{name: "origin", usage: "further allowed Origin of browsers (default: OLLAMA_ORIGINS)", list: true, parse: func(c *Config, v string) error { c.Origins = append(c.Origins, v); return nil }},

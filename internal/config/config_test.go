@@ -74,13 +74,13 @@ func TestFullFileAndItsEffectiveForm(t *testing.T) {
 	if c.Fallback.Key != "sk-very-cloud" || c.Fallback.Models["*"] != "large-cloud" || c.Fallback.MaxTokens != "max_tokens" || c.Fallback.URL.Host != "cloud.example" ||
 		len(c.Tenants) != 2 || c.Tenants[0].Rate != 30 || !c.Tenants[1].NoFallback || len(c.Rules) != 2 || c.Rules[0].Replacement != "[card]" ||
 		c.Alerts.HoldDown != 10*time.Second || c.Alerts.Webhook.Format != "slack" || c.Alerts.SMTP.Password != "sk-very-mail" ||
-		len(c.Routes) != 3 || c.StaleIfError != 24*time.Hour || c.BreakerFailures != 4 || c.File != "full.yaml" {
+		c.Quotas["team-a"] != (Quota{200 << 20, 50000}) || len(c.Routes) != 3 || c.StaleIfError != 24*time.Hour || c.BreakerFailures != 4 || c.File != "full.yaml" {
 		t.Errorf("%+v", c)
 	}
 	again, err := load(nil, b.String(), "--config", "effective.yaml")
 	if err == nil {
-		if fmt.Sprint(again.Tenants, again.Rules, again.Fallback.Models, again.Routes, again.Alerts.HoldDown, again.TraceFile) !=
-			fmt.Sprint(c.Tenants, c.Rules, c.Fallback.Models, c.Routes, c.Alerts.HoldDown, c.TraceFile) {
+		if fmt.Sprint(again.Tenants, again.Quotas, again.Rules, again.Fallback.Models, again.Routes, again.Alerts.HoldDown, again.TraceFile) !=
+			fmt.Sprint(c.Tenants, c.Quotas, c.Rules, c.Fallback.Models, c.Routes, c.Alerts.HoldDown, c.TraceFile) {
 			t.Errorf("the effective sections differ:\n%s", b.String())
 		}
 	}
@@ -112,7 +112,7 @@ trace-prompts: perhaps
 breaker-failures: 11
 tls-cert: a.pem
 fallback: {url: "ftp://x", api_key_env: NO_SUCH, models: {"": x}, max_tokens_field: tokens}
-tenants: [{name: a, key_sha256: short}, {name: "b c", key_sha256: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8", roles: [root]}]
+tenants: [{name: a, key_sha256: short, max_bytes: many}, {name: a, key_sha256: short, max_entries: -1}, {name: "b c", key_sha256: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8", roles: [root]}]
 filter: {rules: [{name: r, match: "a+", action: redact}, {name: s, words: [x], action: burn}]}
 alerts: {hold_down: soon, webhook: {url: nowhere, format: xml}, smtp: {addr: mail, from: x, to: []}}
 `
@@ -121,7 +121,7 @@ alerts: {hold_down: soon, webhook: {url: nowhere, format: xml}, smtp: {addr: mai
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{"route (from", "trace-prompts (from", "breaker-failures (from", "one without the other", "fallback.url:", "NO_SUCH", "fallback.models: an empty name",
-		"fallback.max_tokens_field", "tenants: tenant 1", "tenants: tenant 2", "root", "filter: rule r: a match could be longer", "burn", "alerts.hold_down", "alerts.webhook.url",
+		"fallback.max_tokens_field", "tenants: tenant 1", "tenants: tenant 3", `"many" is not a size`, "max_entries must not be", "different quotas", "root", "filter: rule r: a match could be longer", "burn", "alerts.hold_down", "alerts.webhook.url",
 		"alerts.webhook.format", "alerts.smtp.addr", "alerts.smtp.to", "mail address"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in\n%v", want, err)

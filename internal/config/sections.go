@@ -24,6 +24,12 @@ type Fallback struct {
 	MaxTokens string            // field that bounds an answer
 }
 
+// Quota bounds what one tenant keeps in the cache; 0 is no bound.
+type Quota struct {
+	MaxBytes   int64
+	MaxEntries int
+}
+
 // Alerts says who is told when an upstream goes down or comes back.
 type Alerts struct {
 	HoldDown time.Duration // how long a change must last before it is told
@@ -63,6 +69,8 @@ type sections struct {
 		Concurrency int      `yaml:"concurrency"`
 		Roles       []string `yaml:"roles"`
 		Fallback    *bool    `yaml:"fallback"`
+		MaxBytes    any      `yaml:"max_bytes"`
+		MaxEntries  int      `yaml:"max_entries"`
 	} `yaml:"tenants"`
 	Filter struct {
 		Rules []struct {
@@ -175,7 +183,35 @@ func (s *sections) tenants(c *Config) error {
 		})
 	}
 	_, err := tenant.New(c.Tenants, nil)
-	return prefixed("tenants", err)
+	return prefixed("tenants", errors.Join(err, s.quotas(c)))
+}
+
+// quotas reads what tenants may keep. Of a tenant with several keys one may say it, or
+// all the same.
+func (s *sections) quotas(c *Config) error {
+	var errs []error
+	c.Quotas = make(map[string]Quota)
+	for _, t := range s.Tenants {
+		if t.MaxBytes == nil && t.MaxEntries == 0 {
+			continue
+		}
+		q := Quota{MaxEntries: t.MaxEntries}
+		if t.MaxBytes != nil {
+			n, err := ParseSize(fmt.Sprint(t.MaxBytes))
+			if err != nil {
+				errs = append(errs, fmt.Errorf("tenant %.40q: max_bytes: %w", t.Name, err))
+			}
+			q.MaxBytes = n
+		}
+		if q.MaxEntries < 0 {
+			errs = append(errs, fmt.Errorf("tenant %.40q: max_entries must not be negative", t.Name))
+		}
+		if was, ok := c.Quotas[t.Name]; ok && was != q {
+			errs = append(errs, fmt.Errorf("tenant %.40q: its keys name different quotas", t.Name))
+		}
+		c.Quotas[t.Name] = q
+	}
+	return errors.Join(errs...)
 }
 
 // prefixed puts a section's name before each line of an error.
@@ -267,6 +303,12 @@ func (c *Config) effectiveSections(w io.Writer) {
 		fmt.Fprintf(w, "  - {name: %s, key_sha256: %q, rate: %v, burst: %d, concurrency: %d, fallback: %v", t.Name, t.KeySHA256, t.Rate, t.Burst, t.Concurrency, !t.NoFallback)
 		if t.Roles != nil {
 			fmt.Fprintf(w, ", roles: [%s]", strings.Join(t.Roles, ", "))
+		}
+		if q := c.Quotas[t.Name]; q.MaxBytes > 0 {
+			fmt.Fprintf(w, ", max_bytes: %d", q.MaxBytes)
+		}
+		if q := c.Quotas[t.Name]; q.MaxEntries > 0 {
+			fmt.Fprintf(w, ", max_entries: %d", q.MaxEntries)
 		}
 		fmt.Fprintln(w, "}")
 	}

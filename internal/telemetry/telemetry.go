@@ -28,7 +28,7 @@ var (
 	stages    = []string{"key", "exact", "embed", "ann", "fetch", "render", "other"}
 	sources   = []string{"cache", "ollama", "fallback", "other"}
 	bypasses  = []string{"load", "unload", "keep-alive-0", "debug", "context", "tool-result", "n", "logit-bias", "store", "web-search", "model", "malformed", "untranslatable", "content-encoding", "no-store", "mode-off", "loading", "other"}
-	evictions = []string{"ttl", "size", "invalidate", "model_change", "corrupt", "other"}
+	evictions = []string{"ttl", "size", "admission", "quota", "invalidate", "model_change", "corrupt", "other"}
 	results   = []string{"stored", "rejected_partial", "rejected_size", "rejected_policy", "rejected_error", "other"}
 	statuses  = []string{"2xx", "4xx", "5xx", "error", "canceled"}
 
