@@ -130,6 +130,10 @@ func (r *runner) part(p part) error {
 		defer sys.close()
 		progress("%s: filling %s", p.name(), sys.name())
 		f, err := sys.fill(s)
+		if _, rival := sys.(*child); rival && err != nil {
+			r.rivals.failed(name, fmt.Errorf("%s: %w", p.name(), err))
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -21,16 +21,24 @@ func newRivals(dir string, wanted []string) *rivals {
 			continue
 		}
 		progress("compiling the driver of %s", name)
-		if r.bins[name], r.faults[name] = compile(dir); r.faults[name] != nil {
-			progress("%s is not there: %v", name, r.faults[name])
+		bin, err := compile(dir)
+		if err != nil {
+			r.failed(name, err)
 		}
+		r.bins[name] = bin
 		r.order = append(r.order, name)
 	}
 	slices.Sort(r.order)
 	return r
 }
 
-// start runs a driver; nil if it could not be compiled.
+// failed leaves a rival out from now on.
+func (r *rivals) failed(name string, err error) {
+	progress("%s is left out: %v", name, err)
+	r.faults[name] = err
+}
+
+// start runs a driver; nil if it has failed before.
 func (r *rivals) start(name string) (system, error) {
 	if r.faults[name] != nil {
 		return nil, nil

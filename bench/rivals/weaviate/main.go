@@ -24,6 +24,7 @@ import (
 	"github.com/weaviate/weaviate/adapters/repos/db/vector/hnsw/distancer"
 	"github.com/weaviate/weaviate/entities/cyclemanager"
 	ent "github.com/weaviate/weaviate/entities/vectorindex/hnsw"
+	"github.com/weaviate/weaviate/usecases/memwatch"
 )
 
 func main() {
@@ -99,6 +100,7 @@ func newGraph(dir string, vectors [][]float32, m, width int) (*graph, error) {
 	index, err := hnsw.New(hnsw.Config{
 		RootPath: dir, ID: "bench", Logger: log,
 		MakeCommitLoggerThunk: hnsw.MakeNoopCommitLogger,
+		AllocChecker:          memwatch.NewDummyMonitor(),
 		DistanceProvider:      distancer.NewCosineDistanceProvider(),
 		VectorForIDThunk:      func(_ context.Context, id uint64) ([]float32, error) { return vectors[id], nil },
 	}, user, none, store)
