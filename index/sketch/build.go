@@ -36,6 +36,9 @@ func (ix *Index) improve() {
 		return
 	}
 	t.building, t.due, t.low = true, ix.n, ix.n/4
+	if ix.n < ix.o.listsFrom {
+		t.due = min(t.due, ix.o.listsFrom-ix.n)
+	}
 	go ix.build(t)
 }
 

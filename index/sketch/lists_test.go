@@ -18,7 +18,7 @@ func early(dims, n int) *Index {
 }
 
 // settle waits until no lists are being made.
-func settle(t *testing.T, ix *Index) {
+func settle(t testing.TB, ix *Index) {
 	t.Helper()
 	for range 20_000 {
 		ix.mu.RLock()

@@ -35,6 +35,7 @@ type search struct {
 	from      int // where this search's hits begin in dst
 
 	sketched    sketched
+	seen        *space // that sketched is of; nil if there were no codes
 	code        [maxWords]uint64
 	found       []uint32
 	distance    []uint16
@@ -48,7 +49,7 @@ func borrow() *search { return searches.Get().(*search) }
 
 // release gives the scratch space back, and lets go of what it points to.
 func (s *search) release() {
-	s.ix, s.dst = nil, nil
+	s.ix, s.dst, s.seen = nil, nil, nil
 	s.here.space, s.there.space = nil, nil
 	s.wanted = s.wanted[:0]
 	searches.Put(s)
@@ -99,6 +100,7 @@ func (s *search) all() {
 // what is found there spares work in the others.
 func (s *search) layout(l *layout) {
 	l.sketch(&s.sketched, s.unit)
+	s.seen = l.space
 	nearest := s.sketched.nearest
 	if s.list(l, nearest) || s.settle() {
 		return

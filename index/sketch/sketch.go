@@ -84,6 +84,9 @@ type Index struct {
 	ids  slab.Of[uint64]   // of the rows
 	at   map[uint64]uint32 // row of an ID; nil below mapFrom
 	tier *tier             // nil below codesFrom
+
+	saving *saving       // nil but while a snapshot is written
+	saved  chan struct{} // closed when that is done
 }
 
 // tier is what an index has from codesFrom vectors on. It is guarded by the index's mu.
@@ -143,7 +146,9 @@ func (ix *Index) add(id uint64, s *search, here *placed) {
 	ix.lock()
 	defer ix.mu.Unlock()
 	row, replace := ix.find(id)
-	if !replace {
+	if replace {
+		ix.keep(int(row))
+	} else {
 		row = uint32(ix.n)
 		ix.rows.Grow(ix.n + 1)
 		ix.ids.Grow(ix.n + 1)
@@ -236,6 +241,8 @@ func (ix *Index) Remove(id uint64) bool {
 		return false
 	}
 	row, last := int(found), ix.n-1
+	ix.keep(row)
+	ix.keep(last)
 	if t := ix.tier; t != nil {
 		t.changes++
 		ix.forget(t.cur, row, last)

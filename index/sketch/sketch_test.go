@@ -1,7 +1,6 @@
 package sketch
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -289,17 +288,4 @@ func TestSearchAllocatesNothing(t *testing.T) {
 			t.Errorf("%d vectors: %v allocations", n, a)
 		}
 	}
-}
-
-func FuzzLoad(f *testing.F) {
-	ix := New(2)
-	ix.Add(1, []float32{1, 2})
-	var b bytes.Buffer
-	ix.Snapshot(&b)
-	f.Add(b.Bytes())
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if ix, err := Load(bytes.NewReader(raw)); err == nil {
-			ix.TopK(nil, make([]float32, ix.Dims()), 3)
-		}
-	})
 }

@@ -1,6 +1,11 @@
 package vec
 
-import "math"
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"unsafe"
+)
 
 // Norm returns the Euclidean length of v, computed in float64 so that neither
 // large nor small components are lost.
@@ -33,4 +38,39 @@ func Prefetch(v []float32) {
 	if len(v) > 0 {
 		prefetch(v)
 	}
+}
+
+// Same reports whether a and b are equal bit by bit.
+func Same(a, b []float32) bool { return bytes.Equal(raw(a), raw(b)) }
+
+// PutBytes writes v to dst as little-endian float32, 4*len(v) bytes.
+func PutBytes(dst []byte, v []float32) {
+	dst = dst[:4*len(v)]
+	if littleEndian {
+		copy(dst, raw(v))
+		return
+	}
+	for i, x := range v {
+		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(x))
+	}
+}
+
+// SetBytes reads what PutBytes wrote.
+func SetBytes(v []float32, src []byte) {
+	src = src[:4*len(v)]
+	if littleEndian {
+		copy(raw(v), src)
+		return
+	}
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+	}
+}
+
+// littleEndian: the memory of floats is as snapshots have them.
+var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
+
+// raw returns the memory of v.
+func raw(v []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
 }

@@ -84,3 +84,32 @@ func BenchmarkNormAndScale(b *testing.B) {
 		Scale(dst, v, 1/Norm(v))
 	}
 }
+
+func TestSame(t *testing.T) {
+	nan := float32(math.NaN())
+	for _, c := range []struct {
+		a, b []float32
+		want bool
+	}{
+		{nil, nil, true}, {nil, []float32{}, true}, {[]float32{1, 2, nan}, []float32{1, 2, nan}, true},
+		{[]float32{1, 2}, []float32{1, 3}, false}, {[]float32{1, 2}, []float32{1}, false}, {[]float32{0}, []float32{float32(math.Copysign(0, -1))}, false},
+	} {
+		if Same(c.a, c.b) != c.want {
+			t.Errorf("%v and %v: not %v", c.a, c.b, c.want)
+		}
+	}
+}
+
+func TestBytesOfFloats(t *testing.T) {
+	v, back := []float32{1, -2.5, float32(math.Inf(1)), 1e-40}, make([]float32, 4)
+	b := make([]byte, 17)
+	PutBytes(b, v)
+	for i, x := range v {
+		if got := math.Float32frombits(uint32(b[4*i]) | uint32(b[4*i+1])<<8 | uint32(b[4*i+2])<<16 | uint32(b[4*i+3])<<24); got != x {
+			t.Errorf("%v became %v", x, got)
+		}
+	}
+	if SetBytes(back, b); !Same(v, back) || b[16] != 0 {
+		t.Errorf("%v became %v", v, back)
+	}
+}
