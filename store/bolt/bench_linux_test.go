@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,22 +28,6 @@ var (
 	entries = flag.Int("entries", 20_000, "records in the benchmarks' data file")
 	dir     = flag.String("dir", "", "where the benchmarks' data file is kept")
 )
-
-// benchRecord is as large as a common entry: 384 dimensions and an answer of 1,200 bytes.
-func benchRecord(id uint64) *store.Record {
-	rng := rand.New(rand.NewPCG(id, 7))
-	r := storetest.Record(id)
-	r.Vector, r.Answer = make([]float32, 384), make([]byte, 1200)
-	for i := range r.Vector {
-		r.Vector[i] = float32(rng.NormFloat64())
-	}
-	for i := range r.Answer {
-		r.Answer[i] = byte(rng.Uint32())
-	}
-	r.Canonical = fmt.Appendf(nil, `{"model":"llama3.2:latest","messages":[{"role":"user","content":"question %d, which is as long as people ask"}]}`, id)
-	r.Prompt = fmt.Sprintf("question %d, which is as long as people ask", id)
-	return r
-}
 
 // benchFile returns a data file of *entries records, and the next free ID.
 func benchFile(b *testing.B) (path string, next uint64) {

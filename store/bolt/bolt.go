@@ -45,7 +45,10 @@ type Options struct {
 	// fail with store.ErrFull. Deletes may still exceed it by a few pages.
 	// Default: no limit.
 	MaxSize int64
-	Log     *slog.Logger // default: discards
+	// CompactAbove is the size of the file, in bytes, from which on it is compacted
+	// when more than half of it is free. Default: 64 MiB; negative: never.
+	CompactAbove int64
+	Log          *slog.Logger // default: discards
 
 	openFile openFunc // for tests
 }
@@ -61,13 +64,19 @@ type Store struct {
 	generations map[store.Space]uint32 // those known to be in the file
 	broken      bool                   // the handle is for reading only: open the file again first
 
+	compacting  sync.Mutex // held by Compact; taken before writing
+	compactNext time.Time  // Run's own
+
 	dbMu sync.Mutex // guards db and its users; a leaf
 	db   *handle    // nil after Close
 
 	saving sync.Mutex // held by SaveSnapshot
 
-	mu     sync.Mutex // guards the fields below; never held during a transaction
-	state  state      // as last committed
+	mu    sync.Mutex // guards the fields below; never held during a transaction
+	state state      // as last committed
+	// leaving: a commit under way may remove changes up to this one from the log.
+	leaving uint64
+	// holds are the changes behind which the log must stay, of those who read it.
 	holds  map[*uint64]struct{}
 	queue  []op
 	bytes  int64 // of queue
@@ -164,7 +173,7 @@ func (s *Store) Stats() store.Stats {
 	defer s.mu.Unlock()
 	st := s.stats
 	st.Records, st.Bytes, st.Free, st.Pending = int64(s.state.records), size, free, len(s.queue)
-	st.Seq, st.LogSince = s.state.seq, s.state.since
+	st.Seq, st.LogSince = s.state.seq, s.sinceLocked()
 	return st
 }
 

@@ -87,7 +87,7 @@ func readRaw(tx *bbolt.Tx, next uint64) (batch []raw, more bool, err error) {
 				return nil
 			}
 			if len(k) != 8 || binary.BigEndian.Uint64(k) < next {
-				return fmt.Errorf("%w: keys out of order", store.ErrCorrupt)
+				return &pageError{"keys out of order"}
 			}
 			id := binary.BigEndian.Uint64(k)
 			r := raw{id: id, meta: append([]byte{}, v...)}
@@ -226,13 +226,17 @@ func (b *builder) finish() error {
 	return nil
 }
 
-// abandon removes the file.
+// abandon removes the file. It may be called again.
 func (b *builder) abandon() {
+	if b.h == nil {
+		return
+	}
 	if b.tx != nil {
 		b.tx.Rollback()
 		b.tx = nil
 	}
 	b.h.close()
+	b.h = nil
 	os.Remove(b.path)
 }
 

@@ -3,7 +3,6 @@ package bolt
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"runtime"
 	"sync"
 	"time"
@@ -119,7 +118,7 @@ func (s *Store) readPart(tx *bbolt.Tx, next uint64, now time.Time) (p part) {
 			break
 		}
 		if len(k) != 8 || binary.BigEndian.Uint64(k) < next {
-			p.err = fmt.Errorf("%w: keys out of order", store.ErrCorrupt)
+			p.err = &pageError{"keys out of order"}
 			return p
 		}
 		id := binary.BigEndian.Uint64(k)

@@ -26,21 +26,13 @@ func (s *Store) Changes(ctx context.Context, after uint64, fn func(store.Change)
 	if err := s.alive(ctx); err != nil {
 		return err
 	}
-	// What is to be told must stay in the log until it has been.
-	s.mu.Lock()
-	last := s.state.seq
-	gone := after < s.state.since
-	s.holds[&after] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.holds, &after)
-		s.mu.Unlock()
-	}()
-	if gone {
+	last, since, release := s.hold(after)
+	defer release()
+	if after < since {
 		return store.ErrGone
 	}
 	if err := s.checkLog(after, last); err != nil {
+		s.forgetLog(err)
 		return err
 	}
 	for next := after + 1; next <= last; {
@@ -59,6 +51,32 @@ func (s *Store) Changes(ctx context.Context, after uint64, fn func(store.Change)
 		}
 	}
 	return s.alive(ctx)
+}
+
+// hold keeps the changes after number after in the log, as far as they are there, until
+// release is called: those after since, up to last.
+func (s *Store) hold(after uint64) (last, since uint64, release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since = s.sinceLocked()
+	held := max(after, since)
+	s.holds[&held] = struct{}{}
+	return s.state.seq, since, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.holds, &held)
+	}
+}
+
+// sinceLocked returns the change behind which the log is whole and will stay so.
+func (s *Store) sinceLocked() uint64 { return max(s.state.since, s.leaving) }
+
+// forgetLog gives up a damaged log, so that it does not get in anybody's way again.
+func (s *Store) forgetLog(err error) {
+	if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrCorrupt) && !pagesDamaged(err) {
+		s.o.Log.Warn("the log of changes is damaged and begins anew", "error", err)
+		s.enqueue(op{kind: opForget})
+	}
 }
 
 // checkLog returns store.ErrGone if the changes after number after, up to last, are

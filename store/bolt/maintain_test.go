@@ -134,7 +134,7 @@ func TestDamagedPagesDoNotEndTheWalk(t *testing.T) {
 	t.Logf("%d pages; the worst one cost %d of 3000 records", pages, 3000-worst)
 }
 
-func TestCompactionGivesRoomBack(t *testing.T) {
+func TestRewriteGivesRoomBack(t *testing.T) {
 	path := filled(t, 3000)
 	s, stop := running(t, Options{Path: path})
 	var gone []uint64

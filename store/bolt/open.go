@@ -35,6 +35,9 @@ func Open(o Options) (*Store, error) {
 	if o.QueueBytes == 0 {
 		o.QueueBytes = defaultQueueBytes
 	}
+	if o.CompactAbove == 0 {
+		o.CompactAbove = defaultCompactAbove
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
@@ -56,6 +59,9 @@ func Open(o Options) (*Store, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", o.Path, err)
+	}
+	for _, left := range []string{".upgrade", ".salvage", ".compact"} {
+		os.Remove(o.Path + left) // of a crash
 	}
 	s.db, s.state = h, st
 	s.findSnapshot()

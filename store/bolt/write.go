@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ const (
 	opQuarantine // move damaged metadata aside and delete the record
 	opStray      // delete a key of the expiry bucket that has no record
 	opTrim       // forget what the snapshot covers
+	opForget     // forget all changes so far: the log is damaged
 	opSalvage    // replace the damaged file
 	opBarrier    // nothing: Sync waits for its turn
 )
@@ -133,6 +135,8 @@ func (s *Store) enqueueLocked(o op) {
 
 // Run implements store.Store.
 func (s *Store) Run(ctx context.Context) error {
+	var compaction sync.WaitGroup
+	defer compaction.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -143,6 +147,7 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 		s.gather(ctx)
 		for s.commitNext() {
+			s.compactIfWorthIt(ctx, &compaction)
 		}
 	}
 }
@@ -375,7 +380,7 @@ func (s *Store) commit(batch []op) error {
 	}
 	h.db.AllocSize = allocSize(h)
 	s.mu.Lock()
-	before, upTo := s.state, s.trimmableLocked(len(batch))
+	before, upTo := s.state, s.leaveLocked(len(batch))
 	s.mu.Unlock()
 	var w writer
 	err := protect(func() error {
@@ -407,8 +412,8 @@ func (s *Store) commit(batch []op) error {
 // trimPerCommit bounds what forgetting the log adds to a commit.
 const trimPerCommit = 1000
 
-// trimmableLocked returns the last change that may leave the log in a commit of n ops.
-func (s *Store) trimmableLocked(n int) uint64 {
+// leaveLocked returns the last change that leaves the log in a commit of n ops.
+func (s *Store) leaveLocked(n int) uint64 {
 	upTo := s.stats.SnapshotSeq
 	if last := s.state.seq + uint64(n); last > maxLog {
 		upTo = max(upTo, last-maxLog)
@@ -416,6 +421,7 @@ func (s *Store) trimmableLocked(n int) uint64 {
 	for held := range s.holds {
 		upTo = min(upTo, *held)
 	}
+	s.leaving = max(s.leaving, upTo)
 	return upTo
 }
 
@@ -441,6 +447,8 @@ func (w *writer) apply(o op) error {
 		return w.note(change{logDelete, o.ids})
 	case opStray:
 		return w.expiry.Delete(o.key)
+	case opForget:
+		w.st.since = w.st.seq
 	}
 	return nil
 }

@@ -148,5 +148,8 @@ func (w *writer) trim(upTo uint64, most int) error {
 	return nil
 }
 
+// bucket returns one of those that are copied as they are.
+func (w *writer) bucket(name []byte) *bbolt.Bucket { return w.meta.Tx().Bucket(name) }
+
 // save writes the state.
 func (w *writer) save() error { return w.meta.Put(keyState, w.st.append(nil)) }
