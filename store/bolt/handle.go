@@ -92,11 +92,16 @@ func openHandle(path string, wait time.Duration, open openFunc) (*handle, error)
 		return nil, store.ErrLocked
 	}
 	if err != nil && h.file != nil {
-		// bbolt leaves the file locked when it panics over it. If it has closed
-		// it itself, this does nothing.
-		h.file.Close()
+		giveUp(h.file)
 	}
 	return h, err
+}
+
+// giveUp closes a file over which bbolt may have panicked. Closing alone would leave it
+// locked, because it is still mapped. If bbolt has closed it itself, this does nothing.
+func giveUp(f *os.File) {
+	syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	f.Close()
 }
 
 // grace is how long close waits for a transaction that a damaged page has left

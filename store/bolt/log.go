@@ -33,6 +33,9 @@ func (s *Store) Changes(ctx context.Context, after uint64, fn func(store.Change)
 	}
 	if err := s.checkLog(after, last); err != nil {
 		s.forgetLog(err)
+		if errors.Is(err, store.ErrCorrupt) { // damaged pages
+			err = fmt.Errorf("%w: %w", store.ErrGone, err)
+		}
 		return err
 	}
 	for next := after + 1; next <= last; {

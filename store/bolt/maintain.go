@@ -53,10 +53,21 @@ func openReadOnly(path string, free bool) (db *bbolt.DB, err error) {
 	if err := checkSize(path, defaultLockTimeout); err != nil {
 		return nil, err
 	}
+	var file *os.File
 	err = protect(func() error {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, PreLoadFreelist: free, InitialMmapSize: mapSize, Timeout: defaultLockTimeout})
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			ReadOnly: true, PreLoadFreelist: free, InitialMmapSize: mapSize, Timeout: defaultLockTimeout,
+			OpenFile: func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
+				f, err = os.OpenFile(name, flag, perm)
+				file = f
+				return f, err
+			},
+		})
 		return err
 	})
+	if err != nil && file != nil {
+		giveUp(file)
+	}
 	if errors.Is(err, bberrors.ErrTimeout) {
 		return nil, store.ErrLocked
 	}
@@ -93,6 +104,16 @@ func Check(ctx context.Context, path string, now time.Time) (*Report, error) {
 			r.Format, r.Bytes = int(formatOf(tx)), tx.Size()
 			s := db.Stats()
 			r.Free = int64(s.FreePageN+s.PendingPageN) * int64(db.Info().PageSize)
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			size := int64(db.Info().PageSize)
+			w := pageWalk{f: f, pageSize: size, pages: uint64(tx.Size() / size), seen: make(map[uint64]bool), problem: r.problem}
+			if !w.walk(uint64(tx.Cursor().Bucket().Root())) {
+				return nil
+			}
 			for err := range tx.Check() {
 				r.problem("page: %v", err)
 			}

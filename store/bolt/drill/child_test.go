@@ -42,6 +42,7 @@ type childConfig struct {
 	Live    int           // records that each worker aims to have
 	Readers bool          // look up meanwhile, and note how long that took
 	Pause   time.Duration // of each worker after a batch that failed
+	Probe   bool          // look at damaged data instead
 }
 
 const (
@@ -89,6 +90,9 @@ func child(config string) int {
 	if err := json.Unmarshal([]byte(config), &st.c); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	}
+	if st.c.Probe {
+		return st.probe()
 	}
 	s, err := bolt.Open(bolt.Options{Path: filepath.Join(st.c.Dir, dataFile), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {

@@ -60,6 +60,16 @@ func text(rng *rand.Rand, n int) []byte {
 	return b
 }
 
+// snapshotOf is the content of the snapshot that covers change seq: some blocks of the file.
+func snapshotOf(seq uint64) []byte {
+	rng := rand.New(rand.NewPCG(seq, 9))
+	b := make([]byte, 10_000+rng.IntN(20_000))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}
+
 func version(r *store.Record) uint64 {
 	op, _ := strconv.ParseUint(r.Digest, 10, 64)
 	return op
