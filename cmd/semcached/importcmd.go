@@ -28,6 +28,8 @@ const (
 	jobQueue = 4
 	// storeTimeout bounds one store, a slow disk included.
 	storeTimeout = time.Minute
+	// graceTime is how long stores under way may take when the import is broken off.
+	graceTime = 5 * time.Second
 	// saveEvery is how often the state file is written: at most so much is done twice.
 	saveEvery = time.Second
 	// maxNotes bounds the bad lines that are told one by one.
@@ -86,7 +88,10 @@ type importer struct {
 	meter  *meter
 	read   atomic.Int64 // bytes of the input
 	size   int64        // of the input, 0 if unknown
-	stop   context.CancelCauseFunc
+
+	began   time.Time // of this run
+	skipped int64     // lines that an earlier run has done
+	stop    context.CancelCauseFunc
 }
 
 // importer reads the flags.
@@ -134,7 +139,8 @@ func (t *dataTool) importer(now func() time.Time) (*importer, error) {
 // state is what the meter shows.
 func (im *importer) state() []any {
 	m := im.ledger.now()
-	s := []any{"lines", m.Lines, "stored", m.Stored, "left_out", m.leftOut(), "bad", m.Bad}
+	rate := float64(m.Lines-im.skipped) / time.Since(im.began).Seconds()
+	s := []any{"lines", m.Lines, "stored", m.Stored, "left_out", m.leftOut(), "bad", m.Bad, "per_second", int(rate)}
 	if im.size > 0 {
 		s = append(s, "read", percent(im.read.Load(), im.size))
 	}
@@ -168,6 +174,7 @@ func (im *importer) run(ctx context.Context) error {
 	if err := im.resume(lines); err != nil {
 		return err
 	}
+	im.began, im.skipped = time.Now(), lines.n
 	ctx, im.stop = context.WithCancelCause(ctx)
 	defer im.stop(nil)
 	var beside sync.WaitGroup
@@ -365,10 +372,20 @@ type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
+// outlast returns a context that ends a little after ctx. A store that the client no
+// longer waits for may still happen, and undo what the next run has stored by then.
+func outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(graceTime, cancel) })
+	return longer, func() { stop(); cancel() }
+}
+
 // store has one entry made durable. Errors: a refusal; all others are not the line's.
 func (im *importer) store(ctx context.Context, q *question) error {
+	longer, done := outlast(ctx)
+	defer done()
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, im.url+"/cache/store", bytes.NewReader(q.body))
+		req, err := http.NewRequestWithContext(longer, http.MethodPost, im.url+"/cache/store", bytes.NewReader(q.body))
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/semcached/semcached/internal/calllog"
+	"github.com/semcached/semcached/internal/proxy"
 	"github.com/semcached/semcached/internal/wire"
 )
 
@@ -123,7 +124,7 @@ func readLine(raw []byte, now time.Time, sel *selection) (*question, error) {
 		fields["tags"] = l.Tags
 	}
 	if !l.Expires.IsZero() {
-		fields["ttl_seconds"] = int64(l.Expires.Sub(now) / time.Second)
+		fields["ttl_seconds"] = int64(min(l.Expires.Sub(now), proxy.MaxTTL) / time.Second)
 	}
 	fields["durability"] = "sync"
 	q.body, err = json.Marshal(fields)

@@ -3,10 +3,12 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/semcached/semcached/internal/proxy"
 	"github.com/semcached/semcached/internal/wire"
 )
 
@@ -41,6 +43,7 @@ func TestImportLines(t *testing.T) {
 		{what: "call", line: logged, kind: kindCall, body: []string{`"prompt":"Why?"`, `"namespace":"n"`, `"tags":["b"]`, `"response":"So."`}},
 		{what: "call without answer", line: `{"trace_id":"0123","request":{"model":"reef","prompt":"Why?"},"response":{"source":"cache-exact"}}`, err: "answer was not logged", left: true},
 		{what: "call of the fallback", line: change(logged, "ollama-local", "openai-cloud-fallback"), err: "fallback", left: true},
+		{what: "kept for years", line: change(exported, `"2026-03-01T13:00:00Z"`, `"2999-03-01T12:00:00Z"`), kind: kindExport, body: []string{fmt.Sprintf(`"ttl_seconds":%d`, proxy.MaxTTL/time.Second)}},
 		{what: "expired", line: change(exported, `"2026-03-01T13:00:00Z"`, `"2026-03-01T12:00:00Z"`), err: "expired", left: true},
 		{what: "fallback", line: change(exported, `"provider":"ollama"`, `"provider":"cloud.example/big"`), err: "fallback", left: true},
 		{what: "images", line: change(exported, `"content":"Who?"`, `"content":"Who?","images":["00ff"]`), err: "images", left: true},

@@ -80,7 +80,7 @@ func (l *lineReader) digest() (d [sha256.Size]byte) {
 // tally counts lines by what became of them.
 type tally struct {
 	Stored  int            `json:"stored"`
-	LeftOut map[string]int `json:"left_out"` // by reason
+	LeftOut map[string]int `json:"left_out,omitempty"` // by reason
 	Bad     int            `json:"bad"`
 }
 

@@ -120,21 +120,23 @@ func TestToolsBesideServers(t *testing.T) {
 	run := func(name string, flags []string, more ...string) string {
 		return w.tools(append(append([]string{name}, flags...), more...)...)
 	}
-	wants(t, "backup of the other's", run("backup", wrong, "--to", to), "is not it", "exit 1")
-	wants(t, "stats of the other's", run("stats", wrong), "is not it", "exit 1")
-	if _, err := os.Stat(to); err == nil {
-		t.Error("a copy was made")
+	var all sync.WaitGroup // side by side, for each waits a second for the lock
+	say := func(name string, flags []string, more []string, want ...string) {
+		all.Go(func() { wants(t, fmt.Sprint(name, more), run(name, flags, more...), want...) })
 	}
-	wants(t, "backup", run("backup", own, "--to", to), "1 records", "exit 0")
-	wants(t, "stats", run("stats", own), "a copy of ", "1 records, 0 expired", "exit 0")
-	wants(t, "check", run("check", own), "a copy of ", "sound", "exit 0")
-	wants(t, "restore", run("restore", own, "--from", to), "another process has the file open", "exit 1")
-	wants(t, "compact", run("compact", own), "another process has the file open", "exit 1")
-	if r, code := w.toolJSON(append([]string{"stats"}, own...)...); code != 0 || r.Records != 1 || r.By["tenant"]["local"] != 1 {
+	say("backup", wrong, []string{"--to", to + ".wrong"}, "is not it", "exit 1")
+	say("stats", wrong, nil, "is not it", "exit 1")
+	say("backup", own, []string{"--to", to}, "1 records", "exit 0")
+	say("stats", own, nil, "a copy of ", "1 records, 0 expired", "exit 0")
+	say("check", own, nil, "a copy of ", "sound", "exit 0")
+	say("restore", own, []string{"--from", to + ".any"}, "another process has the file open", "exit 1")
+	say("compact", own, nil, "another process has the file open", "exit 1")
+	all.Wait()
+	if r, code := w.toolJSON("stats", "--file", to); code != 0 || r.Records != 1 || r.By["tenant"]["local"] != 1 {
 		t.Errorf("exit %d %+v", code, r)
 	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "semcached-*.db")); len(left) > 0 {
-		t.Logf("copies in the temporary folder, perhaps of others at work: %v", left)
+	if files, _ := filepath.Glob(to + "?*"); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
 	}
 }
 
