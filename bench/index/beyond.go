@@ -19,18 +19,33 @@ type beyond struct {
 	n, dims   int
 	system    string
 	remove    time.Duration // median
-	inserts   float64       // a second, reached while lookups were timed:
-	hit, miss [2]time.Duration
-	one, two  float64 // lookups a second, of one and of two threads
+	inserts   float64       // a second, reached while lookups were timed
+	beside    tails         // of lookups meanwhile
+	alone     tails         // of lookups in between
+	one, two  float64       // lookups a second, of one and of two threads
+	processor float64       // work that two threads do which share nothing, times that of one
 	snapshot  time.Duration
 	rows      time.Duration // filling an empty index instead
+}
+
+// tails are p50 and p99 of hits and of misses.
+type tails struct{ hit, miss [2]time.Duration }
+
+// worst is the larger p99 in multiples of its p50.
+func (t tails) worst() float64 {
+	return max(us(t.hit[1])/us(t.hit[0]), us(t.miss[1])/us(t.miss[0]))
+}
+
+func (t tails) String() string {
+	return fmt.Sprintf("%.1f, %.1f; %.1f, %.1f", us(t.hit[0]), us(t.hit[1]), us(t.miss[0]), us(t.miss[1]))
 }
 
 const (
 	// insertsBeside is how many vectors are added in a second beside lookups.
 	insertsBeside = 1000
-	// rounds is how often lookups are counted and loading is timed.
-	rounds = 3
+	// rounds is how often lookups are counted and loading is timed, windows how often
+	// lookups beside inserts and without them take turns.
+	rounds, windows = 3, 8
 	// removals is how many vectors are removed, one timed after the other.
 	removals = 1000
 )
@@ -38,7 +53,7 @@ const (
 // pace is for how long something is measured that has no end.
 type pace struct {
 	lookups time.Duration // each round of lookups on some threads
-	inserts time.Duration // lookups beside inserts
+	inserts time.Duration // lookups beside inserts, and as long without
 }
 
 // measureBeyond leaves the index with fewer vectors.
@@ -47,10 +62,13 @@ func measureBeyond(l *local, s *vectors.Set, width int, p pace) (beyond, error) 
 	if g, ok := l.ix.(interface{ SetSearch(int) }); ok {
 		g.SetSearch(width)
 	}
+	var work [2]float64
 	for range rounds {
+		work[0], work[1] = max(work[0], workRate(1, p.lookups/4)), max(work[1], workRate(2, p.lookups/4))
 		b.one = max(b.one, lookupRate(l.ix, s, 1, p.lookups))
 		b.two = max(b.two, lookupRate(l.ix, s, 2, p.lookups))
 	}
+	b.processor = work[1] / work[0]
 	if err := b.load(l, s); err != nil {
 		return b, err
 	}
@@ -77,17 +95,45 @@ func question(s *vectors.Set, i int) []float32 {
 
 // lookupRate counts lookups a second.
 func lookupRate(ix index.Index, s *vectors.Set, threads int, round time.Duration) float64 {
+	return rate(threads, round, func(thread int) func() {
+		hits := make([]index.Hit, 0, 1)
+		i := thread * len(s.Hits.Vectors) // each thread begins elsewhere
+		return func() {
+			hits, _ = ix.Search(hits[:0], question(s, i), vectors.Threshold, 1)
+			i++
+		}
+	})
+}
+
+// workRate counts work that needs nothing but a processor: what two threads can give here
+// and now, beside whatever else the machine does.
+func workRate(threads int, round time.Duration) float64 {
+	return rate(threads, round, func(thread int) func() {
+		x := uint64(thread + 1)
+		return func() {
+			for range 2000 {
+				x ^= x << 13
+				x ^= x >> 7
+				x ^= x << 17
+			}
+			if x == 0 { // never: but the work must not be optimised away
+				panic("xorshift has become zero")
+			}
+		}
+	})
+}
+
+// rate counts how often a second threads can call what each gets from work.
+func rate(threads int, round time.Duration, work func(thread int) func()) float64 {
 	var total atomic.Int64
 	var wg sync.WaitGroup
 	start := time.Now()
 	for t := range threads {
 		wg.Go(func() {
-			hits := make([]index.Hit, 0, 1)
-			i := t * len(s.Hits.Vectors) // each thread begins elsewhere
+			once := work(t)
 			for time.Since(start) < round {
 				for range 16 {
-					hits, _ = ix.Search(hits[:0], question(s, i), vectors.Threshold, 1)
-					i++
+					once()
 				}
 				total.Add(16)
 			}
@@ -97,46 +143,68 @@ func lookupRate(ix index.Index, s *vectors.Set, threads int, round time.Duration
 	return float64(total.Load()) / time.Since(start).Seconds()
 }
 
-// besideInserts times lookups while vectors are added, and removes these again.
+// besideInserts times lookups while vectors are added, and between such times, and removes
+// the vectors again.
 func (b *beyond) besideInserts(ix index.Index, s *vectors.Set, beside time.Duration) error {
-	count := int(beside.Seconds() * insertsBeside)
-	fresh := make([][]float32, count)
+	count := int(beside.Seconds() * insertsBeside / windows)
+	fresh := make([][]float32, windows*count)
 	for i := range fresh {
 		fresh[i] = s.Fresh(i)
 	}
-	start := time.Now()
-	added := make(chan error, 1)
-	go func() {
-		defer close(added)
-		for i, v := range fresh {
-			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / insertsBeside)))
-			if err := ix.Add(uint64(s.N+i), v); err != nil {
-				added <- fmt.Errorf("add beside lookups: %w", err)
-				return
+	var with, without [2][]time.Duration
+	adding, asked := time.Duration(0), 0
+	for w := range windows {
+		start, added := time.Now(), make(chan error, 1)
+		go func() { added <- insert(ix, s.N+w*count, fresh[w*count:(w+1)*count]) }()
+		for done := false; !done; asked++ {
+			with[asked%2] = append(with[asked%2], lookup(ix, s, asked))
+			select {
+			case err := <-added:
+				if err != nil {
+					return err
+				}
+				done = true
+			default:
 			}
 		}
-	}()
-	times := [2][]time.Duration{}
-	hits := make([]index.Hit, 0, 1)
-	var err error
-	for i, adding := 0, true; adding; i++ {
-		q := question(s, i)
-		begin := time.Now()
-		hits, _ = ix.Search(hits[:0], q, vectors.Threshold, 1)
-		times[i%2] = append(times[i%2], time.Since(begin))
-		select {
-		case err = <-added:
-			adding = false
-		default:
+		adding += time.Since(start)
+		for end := time.Now().Add(beside / windows); time.Now().Before(end); asked++ {
+			without[asked%2] = append(without[asked%2], lookup(ix, s, asked))
 		}
 	}
-	b.inserts = float64(count) / time.Since(start).Seconds()
-	b.hit = [2]time.Duration{quantile(times[0], 0.5), quantile(times[0], 0.99)}
-	b.miss = [2]time.Duration{quantile(times[1], 0.5), quantile(times[1], 0.99)}
+	b.inserts = float64(len(fresh)) / adding.Seconds()
+	b.beside, b.alone = tailsOf(with), tailsOf(without)
 	for i := range fresh {
 		ix.Remove(uint64(s.N + i))
 	}
-	return err
+	return nil
+}
+
+// insert adds vectors at the pace of insertsBeside.
+func insert(ix index.Index, id int, fresh [][]float32) error {
+	start := time.Now()
+	for i, v := range fresh {
+		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / insertsBeside)))
+		if err := ix.Add(uint64(id+i), v); err != nil {
+			return fmt.Errorf("add beside lookups: %w", err)
+		}
+	}
+	return nil
+}
+
+func lookup(ix index.Index, s *vectors.Set, i int) time.Duration {
+	var room [1]index.Hit
+	q := question(s, i)
+	start := time.Now()
+	ix.Search(room[:0], q, vectors.Threshold, 1)
+	return time.Since(start)
+}
+
+func tailsOf(times [2][]time.Duration) tails {
+	return tails{
+		hit:  [2]time.Duration{quantile(times[0], 0.5), quantile(times[0], 0.99)},
+		miss: [2]time.Duration{quantile(times[1], 0.5), quantile(times[1], 0.99)},
+	}
 }
 
 // load times reading a snapshot from the page cache, and filling an index from vectors in
@@ -192,8 +260,9 @@ func (b *beyond) load(l *local, s *vectors.Set) error {
 
 // beyondHead is the beginning of the second table.
 func beyondHead() string {
-	cells := []string{"data", "n×dims", "index", "delete µs", "inserts/s beside", "hits p50, p99 µs", "misses p50, p99 µs", "lookups/s", "two threads", "load snapshot s", "load rows s"}
-	return "\n| " + strings.Join(cells, " | ") + " |\n|" + strings.Repeat("---|", len(cells)) + "\n"
+	cells := []string{"data", "n×dims", "index", "delete µs", "inserts/s", "p50, p99 µs of hits; misses beside them", "the same without", "lookups/s", "two threads", "processor", "load snapshot s", "load rows s"}
+	return "\nTwo threads are beside what the processor gives to two threads that share nothing.\n\n" +
+		"| " + strings.Join(cells, " | ") + " |\n|" + strings.Repeat("---|", len(cells)) + "\n"
 }
 
 func (b beyond) String() string {
@@ -201,7 +270,7 @@ func (b beyond) String() string {
 	if b.rows > 0 {
 		rows = fmt.Sprintf("%.2f", b.rows.Seconds())
 	}
-	return fmt.Sprintf("| %s | %d×%d | %s | %.2f | %.0f | %.1f, %.1f | %.1f, %.1f | %.0f | ×%.2f | %.2f | %s |\n",
-		b.shape, b.n, b.dims, b.system, us(b.remove), b.inserts, us(b.hit[0]), us(b.hit[1]), us(b.miss[0]), us(b.miss[1]),
-		b.one, b.two/b.one, b.snapshot.Seconds(), rows)
+	return fmt.Sprintf("| %s | %d×%d | %s | %.2f | %.0f | %s | %s | %.0f | ×%.2f | ×%.2f | %.2f | %s |\n",
+		b.shape, b.n, b.dims, b.system, us(b.remove), b.inserts, b.beside, b.alone,
+		b.one, b.two/b.one, b.processor, b.snapshot.Seconds(), rows)
 }

@@ -45,7 +45,7 @@ func TestTheTableSaysWhatIsFound(t *testing.T) {
 		t.Fatalf("%d lines beyond lookups, want those of sketch and hnsw", len(more))
 	}
 	for _, b := range more {
-		if b.one <= 0 || b.two <= 0 || b.inserts <= 0 || b.hit[0] <= 0 || b.hit[1] < b.hit[0] || b.miss[0] <= 0 || b.remove <= 0 || b.snapshot <= 0 || (b.system == ourSketch) != (b.rows > 0) {
+		if b.one <= 0 || b.two <= 0 || b.inserts <= 0 || b.processor <= 0 || b.beside.worst() < 1 || b.alone.worst() < 1 || b.remove <= 0 || b.snapshot <= 0 || (b.system == ourSketch) != (b.rows > 0) {
 			t.Errorf("something was not measured: %s", b)
 		}
 	}
