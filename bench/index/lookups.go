@@ -23,7 +23,8 @@ const (
 )
 
 // widths are those that a graph may be searched with.
-var widths = []int{10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024}
+var widths = []int{10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128,
+	144, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024}
 
 // row is a line of the table.
 type row struct {
@@ -46,6 +47,7 @@ type job struct {
 	query     query
 	count     int // questions
 	passes    int
+	warmUp    int
 	row       row
 	times     []time.Duration
 	recall    float64
@@ -68,9 +70,9 @@ func jobs(s *vectors.Set, sys system, f filled, topk bool) (all []*job, err erro
 			kind = "miss"
 		}
 		line := func(name string, how query) {
-			j := &job{system: sys, questions: q, query: how, count: len(q.Vectors), passes: passes}
+			j := &job{system: sys, questions: q, query: how, count: len(q.Vectors), passes: passes, warmUp: warmUp}
 			if slow(sys, s) {
-				j.count, j.passes = min(j.count, 200), 1
+				j.count, j.passes, j.warmUp = min(j.count, max(50, 20_000_000/s.N)), 1, 1
 			}
 			j.row = row{Shape: s.Shape, N: s.N, Dims: s.Dims, System: sys.name(), Question: name, Width: how.width, filled: f}
 			if _, own := sys.(*local); !own || !how.threshold {
@@ -156,20 +158,20 @@ func measure(s *vectors.Set, all []*job) ([]row, error) {
 func (j *job) batch(s *vectors.Set, from int) error {
 	var a answers
 	n := min(batch, j.count*j.passes-from)
-	questions := make([][]float32, 0, warmUp+n)
-	for i := from - warmUp; i < from+n; i++ {
+	questions := make([][]float32, 0, j.warmUp+n)
+	for i := from - j.warmUp; i < from+n; i++ {
 		questions = append(questions, j.questions.Vectors[(i+j.count)%j.count])
 	}
 	if err := j.system.ask(j.query, questions, &a); err != nil {
 		return err
 	}
-	j.times = append(j.times, a.times[warmUp:]...)
+	j.times = append(j.times, a.times[j.warmUp:]...)
 	j.allocs += a.allocs
 	j.asked += len(questions)
 	if from >= j.count {
 		return nil // recall and false hits were counted in the first pass
 	}
-	for i, got := range a.rows[warmUp:] {
+	for i, got := range a.rows[j.warmUp:] {
 		at := (from + i) % j.count
 		j.recall += j.answered(s, at, got)
 		if j.row.False >= 0 {
