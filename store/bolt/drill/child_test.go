@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -24,7 +25,7 @@ import (
 //
 //	P id op      a put of record id in version op is about to be queued
 //	D id op      a delete of record id is
-//	A id op      it is durable
+//	A id op      it is durable; so is a snapshot, which counts as record 0, its change as op
 //	E id op why  it has failed
 //	B what       a lookup went wrong
 //	N text       a note
@@ -40,6 +41,7 @@ type childConfig struct {
 	Workers int
 	Batches int           // each worker ends after so many; 0: never
 	Live    int           // records that each worker aims to have
+	Chores  int           // snapshots and compactions meanwhile, so many of each; negative: without end
 	Readers bool          // look up meanwhile, and note how long that took
 	Pause   time.Duration // of each worker after a batch that failed
 	Probe   bool          // look at damaged data instead
@@ -94,7 +96,7 @@ func child(config string) int {
 	if st.c.Probe {
 		return st.probe()
 	}
-	s, err := bolt.Open(bolt.Options{Path: filepath.Join(st.c.Dir, dataFile), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	s, err := bolt.Open(bolt.Options{Path: filepath.Join(st.c.Dir, dataFile), CompactAbove: -1, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
@@ -110,6 +112,9 @@ func child(config string) int {
 	var working, reading sync.WaitGroup
 	for _, w := range workers {
 		working.Go(w.work)
+	}
+	if st.c.Chores != 0 {
+		working.Go(st.chores)
 	}
 	if st.c.Readers {
 		reading.Go(func() { st.read(stop) })
@@ -138,6 +143,9 @@ func (c *childState) workers() ([]*worker, error) {
 			id += uint64(len(ws))
 			return id
 		}}
+	}
+	if len(ws) == 0 {
+		return nil, nil
 	}
 	_, err := c.s.Load(context.Background(), epoch, func(r *store.Record) error {
 		w := ws[r.ID%uint64(len(ws))]
@@ -256,6 +264,28 @@ func (w *worker) lookup(id uint64) {
 		}
 	}
 	w.tell("B lookup of %d: %.20q %v, may be %v", id, got, err, w.m[id])
+}
+
+// chores saves snapshots and compacts, again and again.
+func (c *childState) chores() {
+	runtime.LockOSThread()
+	for n := 0; n != c.c.Chores; n++ {
+		if seq := c.s.Seq(); seq > 0 {
+			c.tell("P 0 %d", seq)
+			err := c.s.SaveSnapshot(seq, func(w io.Writer) error {
+				_, err := w.Write(snapshotOf(seq))
+				return err
+			})
+			if err != nil {
+				c.tell("E 0 %d %v", seq, err)
+			} else {
+				c.tell("A 0 %d", seq)
+			}
+		}
+		if err := c.s.Compact(context.Background()); err != nil {
+			c.tell("E 0 0 compact: %v", err)
+		}
+	}
 }
 
 // read looks up records that are durable and never change, until stop.

@@ -48,7 +48,7 @@ func TestFullDisk(t *testing.T) {
 	if err := s.close(); err != nil {
 		y.problem(&y.unsound, "close: %v", err)
 	}
-	m.verify(y, dir)
+	m.verify(y, dir, nil)
 	if s, err = open(dir); err != nil {
 		t.Fatalf("opening on a full disk: %v", err)
 	}
@@ -72,7 +72,7 @@ func TestFullDisk(t *testing.T) {
 	if err := s.close(); err != nil {
 		y.problem(&y.unsound, "close: %v", err)
 	}
-	m.verify(y, dir)
+	m.verify(y, dir, nil)
 	y.finish(t)
 }
 

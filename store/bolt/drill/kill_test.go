@@ -15,17 +15,18 @@ func TestKill(t *testing.T) {
 	y := new(tally)
 	var dir string
 	var m model
+	var r *replica
 	for i := range rounds {
 		if i%20 == 0 {
-			dir, m = t.TempDir(), make(model)
+			dir, m, r = t.TempDir(), make(model), &replica{has: make(map[uint64]uint64)}
 		}
-		p := start(t, childConfig{Dir: dir, Seed: rng.Uint64(), Base: uint64(i+1) << 24, Workers: 3, Live: 60, Readers: true})
+		p := start(t, childConfig{Dir: dir, Seed: rng.Uint64(), Base: uint64(i+1) << 24, Workers: 3, Live: 60, Readers: true, Chores: -1})
 		p.killAfter(time.Duration(rng.IntN(150)) * time.Millisecond)
 		if end := p.wait(); end != "killed" {
 			t.Fatalf("round %d: %s\n%s", i, end, p.log.String())
 		}
 		m.hear(y, &p.said)
-		m.verify(y, dir)
+		m.verify(y, dir, r)
 	}
 	if y.acked < rounds {
 		t.Errorf("only %d acknowledgements in %d rounds: the drill drills nothing", y.acked, rounds)

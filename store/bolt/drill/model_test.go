@@ -82,7 +82,8 @@ type state struct {
 }
 
 // model knows, for each record ever written, the states in which it may be found: the last
-// acknowledged one, and all submitted after it. A record that has none must not be there.
+// acknowledged one, and all submitted after it. A record that has none must not be there. Record 0 is the
+// snapshot, whose version is the change that it covers.
 type model map[uint64][]state
 
 func (m model) submit(id uint64, s state) {
@@ -191,9 +192,49 @@ func same(r *store.Record, got []byte) (op uint64, ok bool) {
 	return op, ok && reflect.DeepEqual(r, want)
 }
 
+// replica is kept up to date by changes alone, as an index is.
+type replica struct {
+	seq uint64
+	has map[uint64]uint64 // versions of records
+}
+
+// follow brings the replica up to date and compares it with what was found. Where the log does not
+// reach back far enough it begins anew.
+func (r *replica) follow(y *tally, s *opened, found map[uint64]*store.Record) {
+	if s.Seq() < r.seq {
+		y.problem(&y.lost, "change %d was the last, now it is %d", r.seq, s.Seq())
+	}
+	err := s.Changes(context.Background(), r.seq, func(c store.Change) error {
+		if c.Put != nil {
+			r.has[c.Put.ID] = version(c.Put)
+		}
+		for _, id := range c.Deleted {
+			delete(r.has, id)
+		}
+		r.seq = c.Seq
+		return nil
+	})
+	if err == nil {
+		for id, op := range r.has {
+			if found[id] == nil || version(found[id]) != op {
+				y.problem(&y.lost, "by its changes record %d has version %d, it is %v", id, op, found[id])
+			}
+		}
+		if len(r.has) != len(found) {
+			y.problem(&y.lost, "by the changes there are %d records, not %d", len(r.has), len(found))
+		}
+	} else if !errors.Is(err, store.ErrGone) {
+		y.problem(&y.unsound, "changes: %v", err)
+	}
+	r.seq, r.has = s.Seq(), make(map[uint64]uint64)
+	for id, rec := range found {
+		r.has[id] = version(rec)
+	}
+}
+
 // verify opens the data after a death and compares it with the model, which it then narrows to what was
-// found. Nothing may be lost, invented or damaged.
-func (m model) verify(y *tally, dir string) {
+// found. Nothing may be lost, invented or damaged. r follows, if it is not nil.
+func (m model) verify(y *tally, dir string, r *replica) {
 	y.rounds++
 	nothing := m.empty()
 	began := time.Now()
@@ -215,8 +256,12 @@ func (m model) verify(y *tally, dir string) {
 		}
 		m.judge(y, id, state{op: op})
 	}
+	m.judge(y, 0, snapshotState(y, s))
+	if r != nil {
+		r.follow(y, s, found)
+	}
 	for id := range m {
-		if found[id] == nil {
+		if id != 0 && found[id] == nil {
 			m.judge(y, id, state{gone: true})
 			if _, err := s.Answer(id); !errors.Is(err, store.ErrNotFound) {
 				y.problem(&y.invented, "record %d is gone, its answer is not: %v", id, err)
@@ -249,6 +294,23 @@ func (m model) empty() bool {
 		}
 	}
 	return true
+}
+
+// snapshotState reads the snapshot.
+func snapshotState(y *tally, s *opened) state {
+	seq, r, err := s.Snapshot()
+	if errors.Is(err, store.ErrNotFound) {
+		return state{gone: true}
+	}
+	if err == nil {
+		defer r.Close()
+		var b []byte
+		if b, err = io.ReadAll(r); err == nil && string(b) == string(snapshotOf(seq)) {
+			return state{op: seq}
+		}
+	}
+	y.problem(&y.corrupt, "snapshot of %d: %v", seq, err)
+	return state{op: seq}
 }
 
 // judge compares one record with the model.
@@ -284,8 +346,14 @@ func (y *tally) check(dir string) {
 	} else if !r.Sound() {
 		y.problem(&y.unsound, "check: %q", r.Problems)
 	}
-	if aside, _ := filepath.Glob(filepath.Join(dir, "*.corrupt-*")); len(aside) > 0 {
-		y.problem(&y.unsound, "moved aside: %q", aside)
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		if name := f.Name(); name != dataFile && name != dataFile+".snapshot" && name != dataFile+".snapshot.corrupt" {
+			y.problem(&y.unsound, "left behind: %s", name)
+		}
+	}
+	if err != nil {
+		y.problem(&y.unsound, "%v", err)
 	}
 }
 

@@ -18,7 +18,7 @@ func TestPowerFailure(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	y, dir, trace := new(tally), t.TempDir(), filepath.Join(t.TempDir(), "strace")
-	p := start(t, childConfig{Dir: dir, Seed: seed, Workers: 2, Batches: scale(0, 8, 40), Live: 20}, recordTo(trace)...)
+	p := start(t, childConfig{Dir: dir, Seed: seed, Workers: 2, Batches: scale(0, 8, 40), Live: 20, Chores: scale(0, 1, 4)}, recordTo(trace)...)
 	if end := p.wait(); end != "exit 0" {
 		t.Fatalf("%s\n%s", end, p.log.String())
 	}
@@ -51,7 +51,7 @@ func TestPowerFailure(t *testing.T) {
 			if err := d.fail(to, l, rng); err != nil {
 				t.Fatal(err)
 			}
-			m.copy().verify(y, to)
+			m.copy().verify(y, to, nil)
 		}
 	}
 	if y.acked == 0 {

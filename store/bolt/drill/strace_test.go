@@ -2,6 +2,9 @@ package drill
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -10,24 +13,52 @@ import (
 var calls = []string{"pwrite64", "fdatasync", "fsync", "ftruncate", "write", "rename", "renameat", "renameat2", "unlink", "unlinkat", "linkat", "openat"}
 
 // TestKillAtEveryCall kills the process when it is about to make the first, the second, ... call of each
-// kind, until it gets to its end without being hit. Between two kills lies one call.
+// kind, until it gets to its end without being hit. Between two kills lies one call. It does so to a process that
+// writes, and to one that saves a snapshot and compacts.
 func TestKillAtEveryCall(t *testing.T) {
 	needDrill(t)
 	needStrace(t)
-	y := new(tally)
-	step := scale(0, 13, 1)
+	t.Run("writing", func(t *testing.T) {
+		everyCall(t, childConfig{Seed: 1, Workers: 1, Batches: scale(0, 12, 25), Live: 10, Chores: 2}, scale(0, 13, 1), nil, make(model))
+	})
+	t.Run("snapshot and compaction", func(t *testing.T) {
+		y, dir, m := new(tally), t.TempDir(), make(model)
+		p := start(t, childConfig{Dir: dir, Seed: 1, Workers: 1, Batches: scale(0, 20, 60), Live: 20, Chores: 1})
+		if end := p.wait(); end != "exit 0" {
+			t.Fatalf("%s\n%s", end, p.log.String())
+		}
+		m.hear(y, &p.said)
+		m.verify(y, dir, nil)
+		for _, problem := range y.problems {
+			t.Error(problem)
+		}
+		everyCall(t, childConfig{Workers: 0, Chores: 2}, scale(0, 3, 1), os.DirFS(dir), m)
+	})
+}
+
+// everyCall starts each process from the files of from, which was written according to m.
+func everyCall(t *testing.T, c childConfig, step int, from fs.FS, m model) {
+	y, dir := new(tally), filepath.Join(scratch(t), "data")
 	for _, call := range calls {
 		hits := 0
 		for n := 1; ; n += step {
-			dir, m := t.TempDir(), make(model)
-			p := start(t, childConfig{Dir: dir, Seed: 1, Workers: 1, Batches: scale(0, 12, 25), Live: 10},
-				inject(fmt.Sprintf("%s:signal=KILL:when=%d", call, n))...)
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+			if from != nil {
+				if err := os.CopyFS(dir, from); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m, c := m.copy(), c
+			c.Dir, c.Base = dir, 1<<32
+			p := start(t, c, inject(fmt.Sprintf("%s:signal=KILL:when=%d", call, n))...)
 			end := p.wait()
 			if end != "killed" && end != "exit 0" {
 				t.Fatalf("%s %d: %s\n%s", call, n, end, p.log.String())
 			}
 			m.hear(y, &p.said)
-			m.verify(y, dir)
+			m.verify(y, dir, nil)
 			if end == "exit 0" {
 				break
 			}
@@ -59,13 +90,14 @@ func TestCommitsThatFail(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			y, dir, m := new(tally), t.TempDir(), make(model)
-			p := start(t, childConfig{Dir: dir, Seed: 2, Workers: 2, Batches: batches, Live: 60, Readers: true, Pause: time.Millisecond},
+			p := start(t, childConfig{Dir: dir, Seed: 2, Workers: 2, Batches: batches, Live: 60, Chores: scale(0, 4, 20), Readers: true, Pause: time.Millisecond},
 				inject(c.inject)...)
 			if end := p.wait(); end != "exit 0" {
 				t.Errorf("%s\n%s", end, p.log.String())
 			}
 			m.hear(y, &p.said)
-			m.verify(y, dir)
+			m.submit(0, state{gone: true}) // each failure begins a life, and a snapshot of 16 lives ago is no good
+			m.verify(y, dir, nil)
 			if y.failed == 0 || y.recovered == 0 {
 				t.Errorf("%d failed, then %d acknowledged: the drill drills nothing", y.failed, y.recovered)
 			}
@@ -88,7 +120,7 @@ func TestSlowDisk(t *testing.T) {
 				t.Errorf("%s\n%s", end, p.log.String())
 			}
 			m.hear(y, &p.said)
-			m.verify(y, dir)
+			m.verify(y, dir, nil)
 			y.finish(t)
 		})
 	}
