@@ -40,8 +40,11 @@ type Options struct {
 // maxLevel bounds the layers: one node in M^16 would be higher.
 const maxLevel = 16
 
-// none is no node.
-const none = math.MaxUint32
+// none is no node; most is how many there may be.
+const (
+	none = math.MaxUint32
+	most = 1 << 31
+)
 
 // Index is an index.Index. Searches, and the search for neighbours that makes up most
 // of an Add, go on side by side and beside changes of the graph: of these there is one

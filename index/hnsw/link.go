@@ -1,9 +1,6 @@
 package hnsw
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // gather finds neighbours for s.q, which is to be id's, on the layers up to level, and
 // leaves them in s.chosen. The caller holds mu or writers.
@@ -17,10 +14,10 @@ func (ix *Index) gather(s *scratch, id uint64, level int) {
 	}
 	start := ix.descend(&s.q, s, entry, level)
 	for l := min(level, int(ix.levels[entry])); l >= 0; l-- {
-		found := ix.walk(&s.q, s, start, ix.o.Build, l)
-		start = found[0].node
-		found = slices.DeleteFunc(found, func(f foundNode) bool { return !ix.live(f.node) || ix.ids[f.node] == id })
-		s.chosen[l] = append(s.chosen[l], ix.choose(s, found, ix.o.M)...)
+		near := ix.walk(&s.q, s, start, ix.o.Build, l)
+		start = near[0].node()
+		near = slices.DeleteFunc(near, func(f found) bool { return !ix.live(f.node()) || ix.ids[f.node()] == id })
+		s.chosen[l] = append(s.chosen[l], ix.choose(s, near, ix.o.M)...)
 	}
 }
 
@@ -28,18 +25,19 @@ func (ix *Index) gather(s *scratch, id uint64, level int) {
 // nearer to the node in question than to any one picked before (algorithm 4), and then,
 // while there is room, the best of the others. The result is valid until the next call
 // with s.
-func (ix *Index) choose(s *scratch, candidates []foundNode, m int) []uint32 {
+func (ix *Index) choose(s *scratch, candidates []found, m int) []uint32 {
 	s.picked, s.others = s.picked[:0], s.others[:0]
 	for _, c := range candidates {
 		if len(s.picked) == m {
 			break
 		}
-		s.qn.askNode(ix, c.node)
-		if slices.ContainsFunc(ix.compare(&s.qn, s, s.picked), func(x float32) bool { return x > c.score }) {
-			s.others = append(s.others, c.node)
+		node, score := c.node(), c.score()
+		s.qn.askNode(ix, node)
+		if slices.ContainsFunc(ix.compare(&s.qn, s, s.picked), func(x float32) bool { return x > score }) {
+			s.others = append(s.others, node)
 			continue
 		}
-		s.picked = append(s.picked, c.node)
+		s.picked = append(s.picked, node)
 	}
 	s.picked = append(s.picked, s.others[:min(len(s.others), m-len(s.picked))]...)
 	return s.picked
@@ -70,9 +68,8 @@ func (ix *Index) relink(s *scratch, node uint32, candidates []uint32, level int)
 	s.qn.askNode(ix, node)
 	s.beam = s.beam[:0]
 	for i, score := range ix.compare(&s.qn, s, candidates) {
-		s.beam = append(s.beam, foundNode{node: candidates[i], score: score})
+		offer(&s.beam, foundAt(candidates[i], score), len(candidates))
 	}
-	slices.SortFunc(s.beam, func(a, b foundNode) int { return cmp.Compare(b.score, a.score) })
 	ix.setLinks(node, level, ix.choose(s, s.beam, len(ix.links(node, level))))
 }
 

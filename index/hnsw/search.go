@@ -43,11 +43,11 @@ func (ix *Index) SearchFunc(dst []index.Hit, q []float32, threshold float32, k i
 	if keep == nil {
 		return ix.rescore(dst, &s.q, ix.walk(&s.q, s, start, ef, 0), threshold, k), nil
 	}
-	found := ix.walkKept(s, start, ef, keep)
-	if len(found) < k {
+	near := ix.walkKept(s, start, ef, keep)
+	if len(near) < k {
 		return ix.scan(dst, &s.q, threshold, k, keep), nil
 	}
-	return ix.rescore(dst, &s.q, found, threshold, k), nil
+	return ix.rescore(dst, &s.q, near, threshold, k), nil
 }
 
 // set makes v, normalised, the vector of q. Errors as of index.Unit.
@@ -60,7 +60,7 @@ func (q *question) set(ix *Index, v []float32) error {
 }
 
 // walkKept is walk on the lowest layer for what keep accepts.
-func (ix *Index) walkKept(s *scratch, start uint32, ef int, keep func(uint64) bool) []foundNode {
+func (ix *Index) walkKept(s *scratch, start uint32, ef int, keep func(uint64) bool) []found {
 	s.begin(ix)
 	s.beam, s.kept = s.beam[:0], s.kept[:0]
 	s.seen[start] = s.epoch
@@ -68,23 +68,24 @@ func (ix *Index) walkKept(s *scratch, start uint32, ef int, keep func(uint64) bo
 	for next := 0; ; {
 		first := len(s.beam)
 		for i, score := range ix.compare(&s.q, s, s.fresh) {
-			f := foundNode{node: s.fresh[i], score: score}
+			f := foundAt(s.fresh[i], score)
 			if at := offer(&s.beam, f, keptWidth*ef); at >= 0 {
 				first = min(first, at)
 			}
-			if (len(s.kept) < ef || score > s.kept[ef-1].score) && keep(ix.ids[f.node]) {
+			if (len(s.kept) < ef || f > s.kept[ef-1]) && keep(ix.ids[f.node()]) {
 				offer(&s.kept, f, ef)
 			}
 		}
 		next = min(next, first)
-		for next < len(s.beam) && s.beam[next].done {
+		for next < len(s.beam) && s.beam[next]&done != 0 {
 			next++
 		}
-		if next == len(s.beam) || len(s.kept) == ef && s.beam[next].score < s.kept[ef-1].score {
+		if next == len(s.beam) || len(s.kept) == ef && s.beam[next] < s.kept[ef-1] {
 			return s.kept
 		}
-		s.beam[next].done = true
-		ix.around(s, s.beam[next].node, 0)
+		f := s.beam[next]
+		s.beam[next] = f | done
+		ix.around(s, f.node(), 0)
 	}
 }
 
@@ -99,13 +100,14 @@ func (ix *Index) slack() float32 {
 }
 
 // rescore compares what was found exactly, best first, until the rest is too far away.
-func (ix *Index) rescore(dst []index.Hit, q *question, found []foundNode, threshold float32, k int) []index.Hit {
+func (ix *Index) rescore(dst []index.Hit, q *question, near []found, threshold float32, k int) []index.Hit {
 	from, slack := len(dst), ix.slack()
-	for _, f := range found {
-		if f.score < threshold-slack || len(dst)-from == k && f.score < dst[len(dst)-1].Score-slack {
+	for _, f := range near {
+		score := f.score()
+		if score < threshold-slack || len(dst)-from == k && score < dst[len(dst)-1].Score-slack {
 			break
 		}
-		dst = ix.offerExact(dst, from, q, f.node, threshold, k)
+		dst = ix.offerExact(dst, from, q, f.node(), threshold, k)
 	}
 	return dst
 }

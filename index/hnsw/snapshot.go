@@ -128,7 +128,7 @@ func Load(r io.Reader) (*Index, error) {
 	}
 	dims, m := binary.LittleEndian.Uint32(head[8:]), binary.LittleEndian.Uint32(head[12:])
 	nodes, entry := binary.LittleEndian.Uint64(head[16:]), binary.LittleEndian.Uint32(head[24:])
-	if dims == 0 || dims > maxDims || m < 2 || m > maxM || nodes >= none || nodes > 0 && uint64(entry) >= nodes {
+	if dims == 0 || dims > maxDims || m < 2 || m > maxM || nodes > most || nodes > 0 && uint64(entry) >= nodes {
 		return nil, fmt.Errorf("%w: header", index.ErrCorrupt)
 	}
 	ix := newIndex(int(dims), Options{M: int(m)}, binary.LittleEndian.Uint64(head[28:]))

@@ -1,6 +1,8 @@
 package hnsw
 
 import (
+	"math"
+	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,11 +42,51 @@ func (q *question) askNode(ix *Index, node uint32) {
 	q.scale = ix.scaleOf(node) / 2
 }
 
-// foundNode is a node and its similarity to the question, by their codes.
-type foundNode struct {
-	node  uint32
-	done  bool // its neighbours have been looked at
-	score float32
+// found is a node and its similarity to the question by their codes, in one number that
+// is the greater the more similar: the bits of the similarity, made to sort as numbers
+// do, the node, and whether its neighbours have been looked at.
+type found uint64
+
+// done marks a node whose neighbours have been looked at.
+const done = 1
+
+func foundAt(node uint32, score float32) found {
+	b := math.Float32bits(score)
+	b ^= uint32(int32(b)>>31) | 1<<31
+	return found(b)<<32 | found(node)<<1
+}
+
+func (f found) node() uint32 { return uint32(f) >> 1 }
+
+func (f found) score() float32 {
+	b := uint32(f >> 32)
+	return math.Float32frombits(b ^ (^uint32(int32(b)>>31) | 1<<31))
+}
+
+// offer puts f into a list of at most size nodes, best first, and returns where; -1: it
+// is not good enough.
+func offer(list *[]found, f found, size int) int {
+	l := *list
+	if len(l) == size {
+		if f <= l[size-1] {
+			return -1
+		}
+	} else {
+		l = append(l, 0)
+		*list = l
+	}
+	// Among all but the last, by halves, without branches: these could not be
+	// foreseen.
+	at := 0
+	for n := len(l) - 1; n > 0; {
+		half := (n + 1) / 2
+		_, less := bits.Sub64(uint64(l[at+half-1]), uint64(f), 0)
+		at += half & (int(less) - 1)
+		n -= half
+	}
+	copy(l[at+1:], l[at:])
+	l[at] = f
+	return at
 }
 
 // scratch is what a search or a change needs beside the graph.
@@ -52,9 +94,9 @@ type scratch struct {
 	q, qn  question // what is asked or added, and a node
 	seen   []uint16 // by node: the epoch in which it was seen
 	epoch  uint16
-	beam   []foundNode // the best so far, best first
-	kept   []foundNode // of those, in filtered searches, that the filter accepts
-	fresh  []uint32    // neighbours not seen before
+	beam   []found  // the best so far, best first
+	kept   []found  // in filtered searches, the best that the filter accepts
+	fresh  []uint32 // neighbours not seen before
 	dots   []int32
 	scores []float32
 	chosen [maxLevel + 1][]uint32
@@ -124,19 +166,20 @@ func (ix *Index) descend(q *question, s *scratch, entry uint32, level int) uint3
 // walk is a beam search of width ef on a layer (algorithm 2): from the best node whose
 // neighbours have not been looked at, until there is none. What it returns, best first,
 // is valid until the next walk with s.
-func (ix *Index) walk(q *question, s *scratch, start uint32, ef, level int) []foundNode {
+func (ix *Index) walk(q *question, s *scratch, start uint32, ef, level int) []found {
 	s.begin(ix)
 	s.beam = s.beam[:0]
 	s.seen[start] = s.epoch
 	s.fresh = append(s.fresh[:0], start)
 	ix.look(q, s, ef)
 	for next := 0; next < len(s.beam); {
-		if s.beam[next].done {
+		f := s.beam[next]
+		if f&done != 0 {
 			next++
 			continue
 		}
-		s.beam[next].done = true
-		ix.around(s, s.beam[next].node, level)
+		s.beam[next] = f | done
+		ix.around(s, f.node(), level)
 		next = min(next, ix.look(q, s, ef))
 	}
 	return s.beam
@@ -166,33 +209,9 @@ func (ix *Index) around(s *scratch, node uint32, level int) {
 func (ix *Index) look(q *question, s *scratch, ef int) (first int) {
 	first = len(s.beam)
 	for i, score := range ix.compare(q, s, s.fresh) {
-		if at := offer(&s.beam, foundNode{node: s.fresh[i], score: score}, ef); at >= 0 {
+		if at := offer(&s.beam, foundAt(s.fresh[i], score), ef); at >= 0 {
 			first = min(first, at)
 		}
 	}
 	return first
-}
-
-// offer puts f into a list of at most size nodes, best first, and returns where; -1: it
-// is not good enough.
-func offer(list *[]foundNode, f foundNode, size int) int {
-	l := *list
-	if len(l) == size && f.score <= l[size-1].score {
-		return -1
-	}
-	at, end := 0, len(l)
-	for at < end {
-		if mid := int(uint(at+end) / 2); l[mid].score >= f.score {
-			at = mid + 1
-		} else {
-			end = mid
-		}
-	}
-	if len(l) < size {
-		l = append(l, foundNode{})
-		*list = l
-	}
-	copy(l[at+1:], l[at:])
-	l[at] = f
-	return at
 }
