@@ -171,7 +171,7 @@ func (ix *Index) walk(q *question, s *scratch, start uint32, ef, level int) []fo
 	s.beam = s.beam[:0]
 	s.seen[start] = s.epoch
 	s.fresh = append(s.fresh[:0], start)
-	ix.look(q, s, ef)
+	ix.look(q, s, ef, level)
 	for next := 0; next < len(s.beam); {
 		f := s.beam[next]
 		if f&done != 0 {
@@ -180,7 +180,13 @@ func (ix *Index) walk(q *question, s *scratch, start uint32, ef, level int) []fo
 		}
 		s.beam[next] = f | done
 		ix.around(s, f.node(), level)
-		next = min(next, ix.look(q, s, ef))
+		for i := next + 1; i < len(s.beam); i++ {
+			if s.beam[i]&done == 0 {
+				vec.Fetch(ix.links(s.beam[i].node(), level))
+				break
+			}
+		}
+		next = min(next, ix.look(q, s, ef, level))
 	}
 	return s.beam
 }
@@ -206,11 +212,12 @@ func (ix *Index) around(s *scratch, node uint32, level int) {
 
 // look compares the fresh nodes, puts the good ones into the beam, and returns the
 // foremost place that has changed.
-func (ix *Index) look(q *question, s *scratch, ef int) (first int) {
+func (ix *Index) look(q *question, s *scratch, ef, level int) (first int) {
 	first = len(s.beam)
 	for i, score := range ix.compare(q, s, s.fresh) {
-		if at := offer(&s.beam, foundAt(s.fresh[i], score), ef); at >= 0 {
-			first = min(first, at)
+		if at := offer(&s.beam, foundAt(s.fresh[i], score), ef); at >= 0 && at <= first {
+			first = at
+			vec.Fetch(ix.links(s.fresh[i], level))
 		}
 	}
 	return first

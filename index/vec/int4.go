@@ -94,3 +94,6 @@ func dotInt4Go(q []int8, row []byte) (sum int32) {
 	}
 	return sum
 }
+
+// Fetch asks the processor for a list that will be read soon.
+func Fetch(l []uint32) { fetch(&l[0], 4*len(l)) }

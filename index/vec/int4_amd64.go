@@ -27,3 +27,6 @@ func unpackInt4(dst []int8, code []byte) (sum int32) {
 	}
 	return unpackInt4AVX2(&dst[0], &code[0], len(dst))
 }
+
+//go:noescape
+func fetch(p *uint32, bytes int)

@@ -163,3 +163,15 @@ block:
 	VZEROUPPER
 	MOVL         AX, sum+24(FP)
 	RET
+
+// func fetch(p *uint32, bytes int)
+TEXT ·fetch(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), SI
+	MOVQ bytes+8(FP), CX
+
+line:
+	PREFETCHT0 (SI)
+	ADDQ       $64, SI
+	SUBQ       $64, CX
+	JGT        line
+	RET

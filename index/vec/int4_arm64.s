@@ -46,3 +46,15 @@ block:
 	FMOVS F0, R3
 	MOVW  R3, ret+24(FP)
 	RET
+
+// func fetch(p *uint32, bytes int)
+TEXT ·fetch(SB), NOSPLIT, $0-16
+	MOVD p+0(FP), R0
+	MOVD bytes+8(FP), R1
+
+line:
+	PRFM (R0), PLDL1KEEP
+	ADD  $64, R0
+	SUBS $64, R1, R1
+	BGT  line
+	RET
