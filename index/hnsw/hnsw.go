@@ -32,8 +32,8 @@ type Options struct {
 	// Build is the width of the search for neighbours (efConstruction).
 	// Default: 200.
 	Build int
-	// Search is the width of a search (ef), at least twice what is asked for.
-	// Default: 48.
+	// Search is the greatest width of a search (ef), at least twice what is
+	// asked for; most end before they use it. Default: 192.
 	Search int
 }
 
@@ -112,7 +112,7 @@ func newIndex(dims int, o Options, seed uint64) *Index {
 		o.Build = 200
 	}
 	if o.Search == 0 {
-		o.Search = 48
+		o.Search = 192
 	}
 	ix := &Index{o: o, dims: dims, turn: newRotation(dims, seed), at: make(map[uint64]uint32)}
 	ix.rows, ix.codes = slab.New[float32](dims), slab.New[byte](ix.turn.size/2)

@@ -14,7 +14,7 @@ func (ix *Index) gather(s *scratch, id uint64, level int) {
 	}
 	start := ix.descend(&s.q, s, entry, level)
 	for l := min(level, int(ix.levels[entry])); l >= 0; l-- {
-		near := ix.walk(&s.q, s, start, ix.o.Build, l)
+		near := ix.walk(&s.q, s, start, ix.o.Build, 0, l)
 		start = near[0].node()
 		near = slices.DeleteFunc(near, func(f found) bool { return !ix.live(f.node()) || ix.ids[f.node()] == id })
 		s.chosen[l] = append(s.chosen[l], ix.choose(s, near, ix.o.M)...)

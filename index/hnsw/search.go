@@ -39,15 +39,14 @@ func (ix *Index) SearchFunc(dst []index.Hit, q []float32, threshold float32, k i
 	}
 	s.q.ask(ix)
 	start := ix.descend(&s.q, s, entry, 0)
-	ef := max(int(ix.ef.Load()), 2*k)
+	ef, near := max(int(ix.ef.Load()), 2*k), max(k, leastNear)
+	var best []found
 	if keep == nil {
-		return ix.rescore(dst, &s.q, ix.walk(&s.q, s, start, ef, 0), threshold, k), nil
-	}
-	near := ix.walkKept(s, start, ef, keep)
-	if len(near) < k {
+		best = ix.walk(&s.q, s, start, ef, near, 0)
+	} else if best = ix.walkKept(s, start, ef, near, keep); len(best) < k {
 		return ix.scan(dst, &s.q, threshold, k, keep), nil
 	}
-	return ix.rescore(dst, &s.q, near, threshold, k), nil
+	return ix.rescore(dst, &s.q, best, threshold, k), nil
 }
 
 // set makes v, normalised, the vector of q. Errors as of index.Unit.
@@ -60,7 +59,7 @@ func (q *question) set(ix *Index, v []float32) error {
 }
 
 // walkKept is walk on the lowest layer for what keep accepts.
-func (ix *Index) walkKept(s *scratch, start uint32, ef int, keep func(uint64) bool) []found {
+func (ix *Index) walkKept(s *scratch, start uint32, ef, near int, keep func(uint64) bool) []found {
 	s.begin(ix)
 	s.beam, s.kept = s.beam[:0], s.kept[:0]
 	s.seen[start] = s.epoch
@@ -80,7 +79,7 @@ func (ix *Index) walkKept(s *scratch, start uint32, ef int, keep func(uint64) bo
 		for next < len(s.beam) && s.beam[next]&done != 0 {
 			next++
 		}
-		if next == len(s.beam) || len(s.kept) == ef && s.beam[next] < s.kept[ef-1] {
+		if next == len(s.beam) || len(s.kept) == ef && s.beam[next] < s.kept[ef-1] || tooFar(s.beam[next], s.kept, near) {
 			return s.kept
 		}
 		f := s.beam[next]
@@ -100,9 +99,9 @@ func (ix *Index) slack() float32 {
 }
 
 // rescore compares what was found exactly, best first, until the rest is too far away.
-func (ix *Index) rescore(dst []index.Hit, q *question, near []found, threshold float32, k int) []index.Hit {
+func (ix *Index) rescore(dst []index.Hit, q *question, best []found, threshold float32, k int) []index.Hit {
 	from, slack := len(dst), ix.slack()
-	for _, f := range near {
+	for _, f := range best {
 		score := f.score()
 		if score < threshold-slack || len(dst)-from == k && score < dst[len(dst)-1].Score-slack {
 			break
