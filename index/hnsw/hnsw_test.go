@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/index/indextest"
+	"github.com/semcached/semcached/index/vec"
 )
 
 func TestConforms(t *testing.T) {
@@ -65,8 +68,8 @@ func recallOf(t *testing.T, ix *Index, flat *index.Flat, draw func() []float32, 
 
 func TestRecallSurvivesChurn(t *testing.T) {
 	n := 5000
-	if testing.Short() {
-		n = 1500
+	if testing.Short() || underRace {
+		n = 1000
 	}
 	const dims = 64
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -138,6 +141,10 @@ func TestFilterIsInsideTheWalk(t *testing.T) {
 	if float64(found) < 0.9*float64(wanted) {
 		t.Errorf("%d of %d", found, wanted)
 	}
+	few := func(id uint64) bool { return id == 7 || id == 2900 } // where no walk may come by
+	if hits, err := ix.SearchFunc(nil, draw(), -1, 5, few); err != nil || len(hits) != 2 || !few(hits[0].ID) || !few(hits[1].ID) {
+		t.Errorf("two are accepted, found %v %v", hits, err)
+	}
 	if hits, err := ix.SearchFunc(nil, draw(), -1, 5, func(uint64) bool { return false }); err != nil || len(hits) != 0 {
 		t.Errorf("nothing is accepted, and yet %v %v", hits, err)
 	}
@@ -189,6 +196,91 @@ func TestSearchAllocatesNothing(t *testing.T) {
 	dst := make([]index.Hit, 0, 16)
 	if n := testing.AllocsPerRun(200, func() { dst, _ = ix.TopK(dst[:0], q, 10) }); n != 0 {
 		t.Errorf("%v allocations per search", n)
+	}
+}
+
+// TestChangesBesideSearches holds what each goroutine knows of its own vectors against
+// what it finds, while the others change the graph.
+func TestChangesBesideSearches(t *testing.T) {
+	const goroutines, each, dims = 4, 60, 24
+	rounds := 1500
+	if testing.Short() {
+		rounds = 300
+	}
+	ix := NewWith(dims, Options{Build: 40, Search: 40})
+	var wg sync.WaitGroup
+	for g := range uint64(goroutines) {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(g, 8))
+			mine := make(map[uint64][]float32)
+			missed := 0
+			for round := range rounds {
+				id := g*1000 + rng.Uint64N(each)
+				switch v := mine[id]; {
+				case v == nil || rng.IntN(3) == 0: // add, or replace
+					v = randomOf(rng, dims)
+					if err := ix.Add(id, v); err != nil {
+						t.Error(err)
+					}
+					mine[id] = v
+				case rng.IntN(2) == 0:
+					if !ix.Remove(id) {
+						t.Errorf("%d is not there", id)
+					}
+					delete(mine, id)
+				default:
+					hits, err := ix.Search(nil, v, 1-1e-5, 3)
+					if err != nil || len(hits) > 1 || len(hits) == 1 && hits[0].ID != id {
+						t.Errorf("%d is found as %v %v", id, hits, err)
+					}
+					missed += 1 - len(hits)
+				}
+				hits, _ := ix.TopK(nil, randomOf(rng, dims), 10)
+				for i, h := range hits {
+					if h.ID/1000 == g && mine[h.ID] == nil {
+						t.Errorf("round %d: %d has been removed", round, h.ID)
+					}
+					if slices.ContainsFunc(hits[:i], func(other index.Hit) bool { return other.ID == h.ID }) {
+						t.Errorf("%d is found twice", h.ID)
+					}
+				}
+			}
+			if missed > rounds/100 {
+				t.Errorf("%d of %d rounds did not find a vector by itself", missed, rounds)
+			}
+		})
+	}
+	wg.Wait()
+	if ix.nodes > goroutines*each+2*limboMost {
+		t.Errorf("%d places for at most %d vectors", ix.nodes, goroutines*each)
+	}
+}
+
+func randomOf(rng *rand.Rand, dims int) []float32 {
+	v := make([]float32, dims)
+	for i := range v {
+		v[i] = float32(rng.NormFloat64())
+	}
+	return v
+}
+
+func TestRotationKeepsDotProducts(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 2))
+	for _, dims := range []int{1, 2, 63, 64, 65, 100, 128, 384, 768, 1000} {
+		r := newRotation(dims, 5)
+		a, b := make([]float32, r.size), make([]float32, r.size)
+		v, w := randomOf(rng, dims), randomOf(rng, dims)
+		r.turn(a, v)
+		r.turn(b, w)
+		if got, want := vec.Dot(a, b), vec.Dot(v, w); math.Abs(float64(got-want)) > 1e-4*float64(dims) {
+			t.Errorf("%d dimensions: %v, want %v", dims, got, want)
+		}
+		clear(v)
+		v[dims/2] = 1 // one component becomes many of about equal size
+		r.turn(a, v)
+		if most := slices.Max(a); most > 6/float32(math.Sqrt(float64(r.size))) {
+			t.Errorf("%d dimensions: a component of %v", dims, most)
+		}
 	}
 }
 
