@@ -12,25 +12,30 @@ import (
 // normally distributed, as 4-bit vectors need it: one large component, or many that are
 // zero, would else leave the others no levels. Dot products stay as they are.
 //
-// It is two rounds of random signs and Walsh-Hadamard transforms. These take powers of
-// two: where the size is none, one transform mixes the first components and another the
-// last, and the two overlap.
+// It is rounds of random signs and a Walsh-Hadamard transform. This takes powers of two:
+// where the size is none, the first components and the last are mixed in turn, and the
+// two parts overlap.
 type rotation struct {
 	seed  uint64
 	size  int // a multiple of vec.Int4Block: vectors are filled up with zeros
 	part  int // the largest power of two up to size
-	signs [2][]float32
+	signs [][]float32
 }
 
 func newRotation(dims int, seed uint64) rotation {
 	r := rotation{seed: seed, size: (dims + vec.Int4Block - 1) / vec.Int4Block * vec.Int4Block}
 	r.part = 1 << (bits.Len(uint(r.size)) - 1)
+	rounds := 2
+	if r.part < r.size {
+		rounds = 4
+	}
 	rng := rand.New(rand.NewPCG(seed, uint64(dims)))
-	for round := range r.signs {
-		r.signs[round] = make([]float32, r.size)
-		for i := range r.signs[round] {
-			r.signs[round][i] = float32(1 - 2*rng.IntN(2))
+	for range rounds {
+		signs := make([]float32, r.size)
+		for i := range signs {
+			signs[i] = float32(1 - 2*rng.IntN(2))
 		}
+		r.signs = append(r.signs, signs)
 	}
 	return r
 }
@@ -39,20 +44,17 @@ func newRotation(dims int, seed uint64) rotation {
 func (r *rotation) turn(dst, v []float32) {
 	clear(dst[copy(dst, v):])
 	norm := float32(1 / math.Sqrt(float64(r.part)))
-	for _, signs := range r.signs {
+	for round, signs := range r.signs {
 		for i, s := range signs[:len(dst)] {
 			dst[i] *= s
 		}
-		mix(dst[:r.part], norm)
-		if r.part < r.size {
-			mix(dst[r.size-r.part:], norm)
+		part := dst[:r.part]
+		if round%2 == 1 {
+			part = dst[r.size-r.part:]
 		}
-	}
-}
-
-func mix(v []float32, norm float32) {
-	vec.WalshHadamard(v)
-	for i := range v {
-		v[i] *= norm
+		vec.WalshHadamard(part)
+		for i := range part {
+			part[i] *= norm
+		}
 	}
 }
