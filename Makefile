@@ -35,15 +35,14 @@ bench-index: ## a table of the indexes beside their rivals (ARGS=-quick: minutes
 
 # Whatever is killed, full, slow, failing, damaged or without power: nothing acknowledged is lost. The
 # drills need strace (apt) and, to fill a small disk, leave to mount; without, they skip and say so.
-DRILL := $(GO) test -count=1 -v -timeout 3h ./store/bolt/drill
-drill: ## break the store in every way known; an hour or less
-	SEMCACHED_DRILL=full $(DRILL)
+DRILL := $(GO) test -count=1 -v -timeout 3h
+drill: ## break the store in every way known; a quarter of an hour
+	SEMCACHED_DRILL=full $(DRILL) ./store/bolt/drill
+	SEMCACHED_DRILL=full $(DRILL) -run Drill ./internal/e2e
 
-drill-short: ## the same with fewer rounds; minutes
-	SEMCACHED_DRILL=short $(DRILL)
-
-bench-eviction: ## our eviction beside LRU's and otter's, at the same bytes; a minute
-	cd bench/eviction/otter && $(GO) run .
+drill-short: ## the same with fewer rounds; a minute or two
+	SEMCACHED_DRILL=short $(DRILL) ./store/bolt/drill
+	SEMCACHED_DRILL=short $(DRILL) -run Drill ./internal/e2e
 
 image: ## build the container image semcached:latest
 	docker build --build-arg VERSION=$(VERSION) -t semcached:latest .
