@@ -139,10 +139,13 @@ func (s *search) near(l *layout, i int, first, whole int) {
 	code := s.code[:words]
 	l.code(code[:1], &s.sketched, i)
 	coded := words == 1
+	s.did.lists++
+	s.did.codes += in.n
 	for c, left := 0, in.n; left > 0; c, left = c+1, left-chunkRows {
 		codes := in.first.Chunks()[c]
 		s.found = vec.Near(s.found[:0], codes[:min(left, chunkRows)], code[0], first)
 		n := len(s.found)
+		s.did.whole += n
 		s.distance = resize(s.distance, n)
 		if words > 1 && n > 0 {
 			if !coded {

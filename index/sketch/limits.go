@@ -72,24 +72,24 @@ func logChoose(n, k int) float64 {
 
 // widest returns the cosine, in steps and rounded down, of the largest angle at which,
 // seen from a centre at the distance u of the question, a vector within r of the
-// question can lie that is least to most away from the centre.
+// question can lie that is least to most away from the centre. u and r are given squared.
 //
 // The three distances are the sides of a triangle: the cosine is (u²+v²-r²)/2uv. As a
 // function of v it is smallest at v² = u²-r², where the side r touches the circle around
 // the centre; that v is brought between least and most. u may be larger than given: the
 // angle shrinks with u unless v² > u²+r², where asin(r/v) bounds it for every u.
-func widest(u, r, least, most float64) int {
-	v := math.Sqrt(max(0, u*u-r*r))
+func widest(u2, r2, least, most float64) int {
+	v2 := u2 - r2
+	var cosine float64
 	switch {
-	case v < least:
-		if v = least; v*v >= u*u+r*r {
-			return int(math.Sqrt(1-r*r/(v*v)) * steps)
-		}
-	case v > most:
-		v = most
+	case v2 < least*least && least*least >= u2+r2:
+		cosine = math.Sqrt(1 - r2/(least*least))
+	case v2 < least*least:
+		cosine = (v2 + least*least) / (2 * math.Sqrt(u2) * least)
+	case v2 > most*most:
+		cosine = (v2 + most*most) / (2 * math.Sqrt(u2) * most)
+	default:
+		cosine = math.Sqrt(v2 / u2)
 	}
-	if u*v == 0 {
-		return 0
-	}
-	return int(max(0, min(1, (u*u+v*v-r*r)/(2*u*v))) * steps)
+	return int(max(0, min(1, cosine)) * steps)
 }

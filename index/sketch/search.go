@@ -1,7 +1,6 @@
 package sketch
 
 import (
-	"math"
 	"sync"
 
 	"github.com/semcached/semcached/index"
@@ -41,6 +40,8 @@ type search struct {
 	distance    []uint16
 	wanted      []candidate
 	here, there placed
+	count       int // of searches
+	did         work
 }
 
 var searches = sync.Pool{New: func() any { return new(search) }}
@@ -77,14 +78,22 @@ func (s *search) run(ix *Index, dst []index.Hit, q []float32, threshold float32,
 		return dst, nil
 	}
 	s.ix, s.dst, s.from, s.threshold, s.k = ix, dst, len(dst), threshold, k
-	ix.mu.RLock()
-	defer ix.mu.RUnlock()
-	if t := ix.tier; t != nil && threshold > 0 {
-		s.layout(t.cur)
-	} else {
-		s.all()
+	if t := s.under(ix); t != nil && s.sampled() {
+		ix.maybeProbe(t, s, threshold)
 	}
 	return s.dst, nil
+}
+
+// under searches under the lock of readers, and returns the tier if it has used codes.
+func (s *search) under(ix *Index) *tier {
+	ix.mu.RLock()
+	defer ix.mu.RUnlock()
+	if t := ix.tier; t != nil && s.threshold > 0 {
+		s.layout(t.cur)
+		return t
+	}
+	s.all()
+	return nil
 }
 
 // all compares every row.
@@ -132,12 +141,13 @@ func (s *search) layout(l *layout) {
 func (s *search) list(l *layout, i int) (done bool) {
 	const slack = 1e-5 // for the rounding of dot products
 	in := &l.list[i]
-	r := math.Sqrt(max(0, 2-2*float64(s.threshold)) + slack)
-	least, most := l.away(&s.sketched, i)
-	if least-r > float64(in.most) || most+r < float64(in.least) {
-		return false // whatever is within r of the question is nearer to another centre, or farther
+	r2 := max(0, 2-2*float64(s.threshold)) + slack
+	u2 := max(slack, l.away2(&s.sketched, i))
+	least, most := float64(in.least), float64(in.most)
+	if v2 := u2 - r2 - most*most; v2 > 0 && v2*v2 > 4*r2*most*most {
+		return false // u > r+most: whatever is within r of the question is in other lists
 	}
-	step := widest(least, r, float64(in.least), float64(in.most))
+	step := widest(u2, r2, least, most)
 	if step < blind {
 		return s.whole(in)
 	}
@@ -176,6 +186,7 @@ func (s *search) settle() (done bool) {
 
 // row compares one row and reports whether nothing better can come.
 func (s *search) row(i int) (done bool) {
+	s.did.rows++
 	score := index.Clamp(vec.Dot(s.unit, s.ix.row(i)))
 	if score < s.threshold {
 		return false

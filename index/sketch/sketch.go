@@ -99,6 +99,8 @@ type tier struct {
 	due      int  // so many additions from now on it begins to work
 	low      int  // or when so few vectors are left
 	changes  int  // counts rows that have got another vector
+
+	probe prober // has its own locking
 }
 
 // New returns an empty index for vectors of dims components; dims < 1 is a
@@ -317,6 +319,9 @@ func (ix *Index) Stats() index.Stats {
 			s.Tier = "lists"
 		}
 		s.Hot += t.cur.bytes()
+		if asked := t.probe.asked.Load(); asked > 0 {
+			s.Probed, s.Recall = int(asked), min(1, float64(t.probe.found.Load())/float64(asked))
+		}
 		if t.next != nil {
 			s.Hot += t.next.bytes()
 		}

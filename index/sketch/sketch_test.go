@@ -169,13 +169,37 @@ func passes(sp *space, x, q []float32, threshold float32) (found, seen bool) {
 	copy(ix.row(0), x)
 	s := &search{ix: ix, unit: q, threshold: threshold, k: 1}
 	sp.sketch(&s.sketched, q)
-	u, _ := sp.away(&s.sketched, 0)
-	step := widest(u, math.Sqrt(2-2*float64(threshold)+1e-5), 0, 2)
+	step := widest(sp.away2(&s.sketched, 0), 2-2*float64(threshold)+1e-5, 0, 2)
 	if step < blind {
 		return true, false
 	}
 	s.near(l, 0, int(limitsOf(sp.r.words()).first[step]), int(limitsOf(sp.r.words()).whole[step]))
 	return len(s.wanted) == 1, true
+}
+
+// widest bounds the angle of every triangle.
+func TestWidest(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	length := func(v []float64) float64 { return math.Hypot(v[0], v[1]) }
+	for range 200_000 {
+		c, q := []float64{0, 0}, []float64{0.1 + rng.Float64(), 0}
+		r, turn := rng.Float64()*0.8, rng.Float64()*2*math.Pi
+		x := []float64{q[0] + r*math.Cos(turn), r * math.Sin(turn)}
+		v := length(x)
+		least, most := v*rng.Float64(), v+rng.Float64()
+		u := q[0] * (1 - 0.2*rng.Float64()) // a lower bound
+		r *= 1 + 0.1*rng.Float64()
+		cosine := (x[0]*q[0] + x[1]*c[1]) / (v * q[0])
+		if step := widest(u*u, r*r, least, most); step > 0 && float64(step)/steps > cosine+1e-9 {
+			t.Fatalf("u=%v r=%v v=%v in %v to %v: cosine %v, bound %v", u, r, v, least, most, cosine, float64(step)/steps)
+		}
+	}
+	if step := widest(1, 0.16, 0, 2); math.Abs(float64(step)/steps-math.Sqrt(0.84)) > 2.0/steps {
+		t.Errorf("the tangent: %d", step)
+	}
+	if narrow, wide := widest(0.5, 0.16, 0.75, 2), widest(0.5, 0.16, 0, 2); narrow <= wide {
+		t.Errorf("knowing that all are far tells nothing: %d and %d", narrow, wide)
+	}
 }
 
 func TestQuantile(t *testing.T) {

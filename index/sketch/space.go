@@ -129,19 +129,18 @@ func (s *space) code(out []uint64, d *sketched, list int) {
 	vec.SignBits(out, d.turned, s.turned[list*s.r.bits:(list+1)*s.r.bits])
 }
 
-// away returns bounds of the distance of d from a centre.
-func (s *space) away(d *sketched, list int) (least, most float64) {
-	u2 := 1 - 2*float64(d.scores[list])
-	e := 2 * float64(d.err)
-	return math.Sqrt(max(0, u2-e)), math.Sqrt(max(0, u2+e))
+// away2 returns a lower bound of the squared distance of d from a centre.
+func (s *space) away2(d *sketched, list int) float64 {
+	return 1 - 2*float64(d.scores[list]) - 2*float64(d.err)
 }
 
 // spot returns where d belongs.
 func (s *space) spot(d *sketched) spot {
 	at := spot{list: d.nearest}
 	s.code(at.code[:s.r.words()], d, at.list)
-	least, most := s.away(d, at.list)
-	at.least, at.most = float32(least), float32(most)
+	u2 := s.away2(d, at.list)
+	at.least = float32(math.Sqrt(max(0, u2)))
+	at.most = float32(math.Sqrt(max(0, u2+4*float64(d.err))))
 	return at
 }
 

@@ -15,17 +15,28 @@ const (
 	flatSample = 2048
 )
 
-// What parts of a search cost, in nanoseconds; only their ratios matter.
+// work is what a search has done.
+type work struct {
+	lists int // looked into
+	codes int // whose first word was compared
+	whole int // that were compared as a whole
+	rows  int // compared exactly
+}
+
+// What parts of that cost, in nanoseconds (go run ./bench/index on a Sapphire Rapids
+// virtual machine); only their ratios matter.
 const (
-	costCode      = 0.2         // looking at a code
-	costList      = 60          // looking into a list
-	costComponent = 6.0 / 384.0 // of a centre
+	costComponent = 8.0 / 384.0 // of a centre
+	costList      = 115
+	costCode      = 0.18
+	costWhole     = 5
+	costRow       = 100
 	// worthwhile is the part of the cost of one list for all that several must not exceed.
-	worthwhile = 0.7
+	worthwhile = 0.8
 )
 
 // listsFor returns how many lists n vectors are kept in.
-func listsFor(n int) int { return min(4096, max(2, int(math.Sqrt(float64(n))))) }
+func listsFor(n int) int { return min(4096, max(2, int(1.15*math.Sqrt(float64(n))))) }
 
 // sampleSize returns how many of n vectors a space is found from.
 func sampleSize(n int) int { return max(flatSample, perList*listsFor(n)) }
@@ -33,12 +44,20 @@ func sampleSize(n int) int { return max(flatSample, perList*listsFor(n)) }
 // suited returns the space for n vectors of which there is a sample: cur if that does as
 // well.
 func (ix *Index) suited(cur *space, sample [][]float32, n int) *space {
-	if n >= ix.o.listsFrom {
-		sp := newLists(cur.r, ix.dims, n, listsFor(n), sample)
-		if ix.o.always || sp.cost(sample, n) < worthwhile*costCode*float64(n) {
-			return sp
-		}
+	one := ix.suitedOne(cur, sample, n)
+	if n < ix.o.listsFrom {
+		return one
 	}
+	lists := newLists(cur.r, ix.dims, n, listsFor(n), sample)
+	asked, stored := sample[:len(sample)/20], sample[len(sample)/20:]
+	if ix.o.always || lists.cost(stored, asked, n) < worthwhile*one.cost(stored, asked, n) {
+		return lists
+	}
+	return one
+}
+
+// suitedOne returns the space of one list.
+func (ix *Index) suitedOne(cur *space, sample [][]float32, n int) *space {
 	centre := mean(sample)
 	if cur.len() == 1 {
 		moved := 0.0
@@ -46,7 +65,7 @@ func (ix *Index) suited(cur *space, sample [][]float32, n int) *space {
 			d := float64(x - float32(cur.bytes[i])*cur.scales[0])
 			moved += d * d
 		}
-		if moved < drift && cur.made > 0 {
+		if moved < drift {
 			return cur
 		}
 	}
@@ -109,32 +128,34 @@ func (s *space) prepare(d *sketched) {
 	d.bytes, d.dots, d.scores = make([]int8, s.stride), make([]int32, s.len()), make([]float32, s.len())
 }
 
-// cost estimates what a search for a vector of the sample costs among n.
-func (s *space) cost(sample [][]float32, n int) float64 {
-	const asked, threshold = 300, 0.92
-	var d sketched
-	s.prepare(&d)
-	size := make([]float64, s.len())
-	for _, v := range sample {
-		s.score(&d, v)
-		size[d.nearest] += float64(n) / float64(len(sample))
+// cost estimates what a search among n vectors costs, by searches among some of them.
+func (s *space) cost(stored, asked [][]float32, n int) float64 {
+	const threshold = 0.92
+	trial, l := newIndex(s.dims, &defaults), newLayout(s)
+	trial.rows.Grow(len(stored))
+	trial.ids.Grow(len(stored))
+	q := borrow()
+	defer q.release()
+	for i, v := range stored {
+		copy(trial.row(i), v)
+		s.sketch(&q.sketched, v)
+		at := s.spot(&q.sketched)
+		l.put(i, &at)
 	}
-	total := 0.0
-	for i := range asked {
-		s.score(&d, sample[i*len(sample)/asked])
-		total += costComponent * float64(s.dims*s.len())
-		for j := range d.scores {
-			if s.beyond(&d, j) <= s.margin(threshold) {
-				total += costList + costCode*size[j]
-			}
-		}
+	q.ix, q.k, q.from, q.did = trial, 1, 0, work{}
+	for _, v := range asked {
+		q.unit, q.threshold, q.dst = append(q.unit[:0], v...), threshold, q.dst[:0]
+		q.layout(l)
 	}
-	return total / asked
+	w, more := q.did, float64(n)/float64(len(stored))
+	total := costList*float64(w.lists) + more*(costCode*float64(w.codes)+costWhole*float64(w.whole)+costRow*float64(w.rows))
+	return total/float64(len(asked)) + costComponent*float64(s.dims*s.len())
 }
 
 const (
-	// calibrations is how many vectors are moved in each of moves ways.
-	calibrations, moves = 4000, 4
+	// calibrations is how many vectors are moved in each of moves ways; all but the
+	// left farthest must be found: 2/8001 < missList.
+	calibrations, moves, left = 8000, 4, 2
 	// safety widens what was measured, and roundoff is for the 8-bit scores of the
 	// moved vector, which are here put together from those of two others.
 	safety, roundoff = 1.05, 0.002
@@ -144,14 +165,15 @@ const (
 // the list of its nearest centre and that of a vector at a cosine of t to it.
 //
 // Vectors of the sample are moved to that cosine in four ways: anywhere; towards another
-// vector of the sample; towards another one of their list; and along the difference of
-// two of these. The margin is the largest that was needed. A pair moved in one of these
-// ways is then missed with a probability of about 1/(calibrations+1), which is less than
-// missList; that it is not more than 1/1300 can be said with a confidence of 95 %.
+// vector of the sample; towards another one of their list; and as two neighbours in
+// their list differ. The margin is what was needed for all but two in 8000 of the way that
+// needs most, and a little more. Of pairs moved so, no more than missList are expected to
+// be missed, and of the other ways fewer.
 func (s *space) calibrate(sample [][]float32, members [][][]float32) {
 	var x, d sketched
 	s.prepare(&x)
 	s.prepare(&d)
+	var far [moves][marginCount][left + 1]float32 // the largest, in descending order
 	for i := range calibrations * moves {
 		v := sample[rand.IntN(len(sample))]
 		s.score(&x, v)
@@ -162,11 +184,19 @@ func (s *space) calibrate(sample [][]float32, members [][][]float32) {
 		s.score(&d, towards)
 		for g := range s.margins {
 			t := marginFrom + marginStep*float64(g)
-			s.margins[g] = max(s.margins[g], s.gap(&x, &d, float32(t), float32(math.Sqrt(1-t*t))))
+			gap := s.gap(&x, &d, float32(t), float32(math.Sqrt(1-t*t)))
+			for rank, other := range far[i%moves][g] {
+				if gap > other {
+					far[i%moves][g][rank], gap = gap, other
+				}
+			}
 		}
 	}
-	for g, m := range s.margins {
-		s.margins[g] = m*safety + roundoff
+	for g := range s.margins {
+		for way := range far {
+			s.margins[g] = max(s.margins[g], far[way][g][left])
+		}
+		s.margins[g] = s.margins[g]*safety + roundoff
 	}
 }
 
@@ -185,29 +215,35 @@ func (s *space) gap(x, d *sketched, t, sine float32) float32 {
 	return (best - home) * s.apart[nearest*s.len()+x.nearest]
 }
 
+// neighbour returns the vector of a list that is most similar to v, of those that are not
+// the same.
+func neighbour(v []float32, list [][]float32) []float32 {
+	most, best := float32(-2), v
+	for _, w := range list {
+		if s := vec.Dot(v, w); s > most && s < nearIdentical {
+			most, best = s, w
+		}
+	}
+	return best
+}
+
 // direction returns a unit vector at a right angle to v, of one of the ways of calibrate;
 // nil if there is none.
 func direction(v []float32, sample, list [][]float32, way int) []float32 {
 	d := make([]float32, len(v))
-	pick := func(of [][]float32) []float32 {
-		if len(of) == 0 {
-			return v
-		}
-		return of[rand.IntN(len(of))]
-	}
 	switch way {
 	case 0:
 		for i := range d {
 			d[i] = float32(rand.NormFloat64())
 		}
 	case 1:
-		copy(d, pick(sample))
+		copy(d, sample[rand.IntN(len(sample))])
 	case 2:
-		copy(d, pick(list))
+		copy(d, list[rand.IntN(len(list))])
 	case 3:
-		copy(d, pick(list))
-		for i, x := range pick(list) {
-			d[i] -= x
+		one := list[rand.IntN(len(list))]
+		for i, x := range neighbour(one, list) {
+			d[i] = x - one[i]
 		}
 	}
 	along := vec.Dot(d, v)

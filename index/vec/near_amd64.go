@@ -2,7 +2,11 @@
 
 package vec
 
-import "golang.org/x/sys/cpu"
+import (
+	"math/bits"
+
+	"golang.org/x/sys/cpu"
+)
 
 // useNear512 is decided once: AVX-512 counts the bits of eight codes at a time.
 var useNear512 = cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VPOPCNTDQ && cpu.X86.HasPOPCNT
@@ -47,38 +51,31 @@ var positions = func() (table [256][8]uint8) {
 }()
 
 func near(out []uint32, codes []uint64, q uint64, limit int) int {
-	if useNear512 {
-		return nearWith(out, codes, q, limit, func(out *uint32, codes *uint64, n int) int {
-			return nearAVX512(out, codes, n, q, limit)
-		})
+	n := len(codes) &^ 15
+	if !useNear512 || n == 0 {
+		return near2(out, codes, q, limit)
 	}
-	return near2(out, codes, q, limit)
+	_ = out[n+nearSpare-1]
+	return nearRest(out, codes, q, limit, n, nearAVX512(&out[0], &codes[0], n, q, limit))
 }
 
 // near2 is near without AVX-512.
 func near2(out []uint32, codes []uint64, q uint64, limit int) int {
-	if !useAVX2 || !usePOPCNT {
+	n := len(codes) &^ 15
+	if !useAVX2 || !usePOPCNT || n == 0 {
 		return nearGo(out, codes, q, limit)
 	}
-	return nearWith(out, codes, q, limit, func(out *uint32, codes *uint64, n int) int {
-		return nearAVX2(out, codes, n, q, limit, &positions)
-	})
+	_ = out[n+nearSpare-1]
+	return nearRest(out, codes, q, limit, n, nearAVX2(&out[0], &codes[0], n, q, limit, &positions))
 }
 
-// nearWith leaves what is over to nearGo.
-func nearWith(out []uint32, codes []uint64, q uint64, limit int, most func(out *uint32, codes *uint64, n int) int) int {
-	n, found := len(codes)&^15, 0
-	if n > 0 {
-		_ = out[n+nearSpare-1]
-		found = most(&out[0], &codes[0], n)
-	}
-	if n < len(codes) {
-		rest := out[found:]
-		more := nearGo(rest, codes[n:], q, limit)
-		for i := range rest[:more] {
-			rest[i] += uint32(n)
+// nearRest looks at the codes from the n-th on, after found among those before.
+func nearRest(out []uint32, codes []uint64, q uint64, limit, n, found int) int {
+	for i := n; i < len(codes); i++ {
+		if bits.OnesCount64(codes[i]^q) <= limit {
+			out[found] = uint32(i)
+			found++
 		}
-		found += more
 	}
 	return found
 }
