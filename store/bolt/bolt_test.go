@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv("SEMCACHED_TEST_CRASH"); path != "" {
-		crashChild(path)
+		crashChild(path, os.Getenv("SEMCACHED_TEST_ASYNC") != "")
 		return
 	}
 	goleak.VerifyTestMain(m)
@@ -197,7 +197,7 @@ func TestDamagedFilesNeverStopTheService(t *testing.T) {
 		"second meta":  func(b []byte) []byte { clear(b[page : 2*page]); return b },
 		"other format": func(b []byte) []byte { copy(b[16:], "SQLite"); copy(b[page+16:], "SQLite"); return b },
 	}
-	for i := range 8 {
+	for i := range 5 {
 		damage[fmt.Sprint("cut ", i)] = func(b []byte) []byte { return b[:2*page+rng.IntN(len(b)-2*page)] }
 		damage[fmt.Sprint("zero page ", i)] = func(b []byte) []byte {
 			at := 2*page + rng.IntN(len(b)/page-2)*page
@@ -341,8 +341,8 @@ func TestFilesArePrivate(t *testing.T) {
 }
 
 // crashChild stores records until it is killed, printing each ID once its record
-// is durable.
-func crashChild(path string) {
+// is durable, or, if async, each ID and the time as soon as Put has taken it.
+func crashChild(path string, async bool) {
 	s, err := Open(Options{Path: path})
 	if err != nil {
 		fmt.Println("ERR", err)
@@ -352,6 +352,16 @@ func crashChild(path string) {
 	last := uint64(0)
 	s.Load(context.Background(), storetest.Epoch, func(r *store.Record) error { last = max(last, r.ID); return nil })
 	fmt.Println("READY")
+	for id := last + 1; async; id++ {
+		if err := s.Put(storetest.Record(id), false, nil); err != nil {
+			fmt.Println("ERR", err)
+			return
+		}
+		fmt.Println(id, time.Now().UnixNano())
+		if id%5 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	for id := last + 1; ; id++ {
 		if err := s.Put(storetest.Record(id), true, func(err error) {
 			if err == nil {
@@ -367,13 +377,17 @@ func crashChild(path string) {
 	}
 }
 
-// TestKillLosesNothingAcknowledged kills a writing process again and again. Set
-// SEMCACHED_CRASH_ROUNDS for more than the usual ten rounds.
-func TestKillLosesNothingAcknowledged(t *testing.T) {
-	rounds := 10
+// crashRounds is how often to kill a process: SEMCACHED_CRASH_ROUNDS, else usual.
+func crashRounds(usual int) int {
 	if n, err := strconv.Atoi(os.Getenv("SEMCACHED_CRASH_ROUNDS")); err == nil {
-		rounds = n
+		return n
 	}
+	return usual
+}
+
+// TestKillLosesNothingAcknowledged kills a writing process again and again.
+func TestKillLosesNothingAcknowledged(t *testing.T) {
+	rounds := crashRounds(10)
 	path := filepath.Join(t.TempDir(), "semcached.db")
 	highest := uint64(0)
 	for round := range rounds {
@@ -404,6 +418,59 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 		checkFile(t, path)
 	}
 	t.Logf("%d rounds, %d records acknowledged", rounds, highest)
+}
+
+// TestKillLosesTheLastMomentOnly measures what asynchronous writes lose: the records that
+// were taken after the last one that is in the file.
+func TestKillLosesTheLastMomentOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "semcached.db")
+	worst, most, taken := time.Duration(0), 0, map[uint64]int64{}
+	rounds := crashRounds(5)
+	for round := range rounds {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "SEMCACHED_TEST_CRASH="+path, "SEMCACHED_TEST_ASYNC=1")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		clear(taken)
+		enough, killed := 200+rand.IntN(300), time.Time{}
+		for in := bufio.NewScanner(out); in.Scan(); {
+			var id uint64
+			var at int64
+			if n, _ := fmt.Sscan(in.Text(), &id, &at); n == 2 {
+				taken[id] = at
+			} else if in.Text() != "READY" {
+				t.Errorf("child: %q", in.Text())
+			}
+			if len(taken) == enough {
+				cmd.Process.Kill()
+				killed = time.Now()
+			}
+		}
+		cmd.Wait()
+		s, stop := running(t, Options{Path: path})
+		ids, _ := loaded(t, s)
+		for i, id := range ids {
+			if id != uint64(i+1) {
+				t.Fatalf("round %d: record %d is missing before one that is there", round, i+1)
+			}
+		}
+		lost := 0
+		for id, at := range taken {
+			if id > uint64(len(ids)) {
+				lost++
+				worst = max(worst, killed.Sub(time.Unix(0, at)))
+			}
+		}
+		most = max(most, lost)
+		stop()
+	}
+	checkFile(t, path)
+	t.Logf("%d rounds: kill -9 lost at most %d records, those of the last %v", rounds, most, worst.Round(100*time.Microsecond))
 }
 
 // readAcks reads IDs, calls kill after enough of them, and returns the highest

@@ -34,10 +34,9 @@ const (
 )
 
 // scan calls fn with the records of a file in ascending order of IDs, outside of any
-// transaction. Where pages are damaged it goes on behind them as well as it can, and
-// tells lost.
+// transaction. Where pages are damaged it goes on behind them, and tells lost.
 func scan(ctx context.Context, view viewer, next uint64, fn func([]raw) error, lost func(after uint64, err error)) error {
-	for skip := uint64(0); ; {
+	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -55,24 +54,50 @@ func scan(ctx context.Context, view viewer, next uint64, fn func([]raw) error, l
 			if last == ^uint64(0) {
 				return nil
 			}
-			next, skip = last+1, 0
+			next = last + 1
 		}
 		switch {
-		case errors.Is(err, store.ErrCorrupt): // try further on, in growing steps
-			if skip == 0 {
-				lost(next, err)
-				skip = 1
-			}
-			if next > ^uint64(0)-skip || skip > 1<<40 {
+		case errors.Is(err, store.ErrCorrupt):
+			lost(next, err)
+			var ok bool
+			if next, ok = behind(view, next); !ok {
 				return nil
 			}
-			next, skip = next+skip, skip*2
 		case err != nil:
 			return err
 		case !more:
 			return nil
 		}
 	}
+}
+
+// behind returns an ID after bad, near it, at which reading can go on; false if there is
+// none. It looks in growing steps and then halves the last of them.
+func behind(view viewer, bad uint64) (good uint64, ok bool) {
+	readable := func(id uint64) bool {
+		return view(func(tx *bbolt.Tx) error {
+			tx.Bucket(bucketEntry).Cursor().Seek(idKey(id))
+			return nil
+		}) == nil
+	}
+	step := uint64(1)
+	for ; ; step *= 2 {
+		if bad > ^uint64(0)-step || step > 1<<40 {
+			return 0, false
+		}
+		if readable(bad + step) {
+			break
+		}
+		bad += step
+	}
+	for good = bad + step; good-bad > 1; {
+		if mid := bad + (good-bad)/2; readable(mid) {
+			good = mid
+		} else {
+			bad = mid
+		}
+	}
+	return good, true
 }
 
 // readRaw reads some records from ID next on. On damage it returns what it has.

@@ -101,7 +101,7 @@ func TestDamagedPagesDoNotEndTheWalk(t *testing.T) {
 	}
 	pages := len(raw) / 4096
 	worst := 3000
-	for n := 5; n < pages; n += 1 + pages/40 {
+	for n := 5; n < pages; n += 1 + pages/20 {
 		bad := bytes.Clone(raw)
 		for i := n * 4096; i < n*4096+4096; i++ {
 			bad[i] = 0xff
