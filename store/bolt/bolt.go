@@ -63,6 +63,7 @@ type Store struct {
 	life        uint64                 // name of this opening of the file
 	generations map[store.Space]uint32 // those known to be in the file
 	broken      bool                   // the handle is for reading only: open the file again first
+	salvageNext time.Time              // when to try again after a salvage that failed
 
 	compacting  sync.Mutex // held by Compact; taken before writing
 	compactNext time.Time  // Run's own
@@ -215,8 +216,8 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	finish(left, store.ErrClosed)
 	s.writing.Lock()
-	defer s.writing.Unlock()
 	h := s.swap(nil)
+	s.writing.Unlock() // readers may wait for it before they give the file up
 	if h == nil {
 		return nil
 	}

@@ -89,21 +89,55 @@ func (s *Store) readParts(ctx context.Context, now time.Time, parts chan<- part)
 		s.release(h)
 		if damaged(err) && salvaged < 3 {
 			s.writing.Lock()
-			err = s.salvage(h, err)
+			failed := s.salvage(h, err)
 			s.writing.Unlock()
-			if err == nil {
-				salvaged++
-				if !send(part{corrupt: 1}) {
-					return
-				}
-				continue
+			if !send(part{corrupt: 1}) {
+				return
 			}
+			if failed != nil { // a full disk, perhaps
+				s.o.Log.Error("the data file stays damaged", "error", failed)
+				s.readAround(ctx, next, now, send)
+				return
+			}
+			salvaged++
+			continue
 		}
 		p.err = err
 		if !send(p) || !p.more {
 			return
 		}
 		next = p.last + 1
+	}
+}
+
+// readAround reads the records from ID next on in a file that stays damaged.
+func (s *Store) readAround(ctx context.Context, next uint64, now time.Time, send func(part) bool) {
+	h := s.acquire()
+	if h == nil {
+		send(part{err: store.ErrClosed})
+		return
+	}
+	defer s.release(h)
+	view := viewOf(h.db)
+	var spaces map[uint32]store.Space
+	err := view(func(tx *bbolt.Tx) error {
+		spaces = readSpaces(tx)
+		return nil
+	})
+	if err == nil {
+		err = scan(ctx, view, next, func(batch []raw) error {
+			ids, metas := make([]uint64, len(batch)), make([][]byte, len(batch))
+			for i, r := range batch {
+				ids[i], metas[i] = r.id, r.meta
+			}
+			if !send(s.decode(ids, metas, spaces, now)) {
+				return context.Canceled
+			}
+			return nil
+		}, func(uint64, error) {})
+	}
+	if err != nil {
+		send(part{err: err})
 	}
 }
 
@@ -124,10 +158,18 @@ func (s *Store) readPart(tx *bbolt.Tx, next uint64, now time.Time) (p part) {
 		id := binary.BigEndian.Uint64(k)
 		ids, metas, next = append(ids, id), append(metas, v), id+1
 	}
+	more := p.more
+	p = s.decode(ids, metas, readSpaces(tx), now)
+	p.more = more
+	return p
+}
+
+// decode decodes records and tells the live ones from the others.
+func (s *Store) decode(ids []uint64, metas [][]byte, spaces map[uint32]store.Space, now time.Time) (p part) {
 	if len(ids) == 0 {
 		return p
 	}
-	records, errs := decodeAll(readSpaces(tx), ids, metas)
+	records, errs := decodeAll(spaces, ids, metas)
 	p.last = ids[len(ids)-1]
 	for i, r := range records {
 		switch {

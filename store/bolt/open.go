@@ -23,6 +23,13 @@ var errOldFormat = errors.New("store: data file has an old format")
 // has not been copied by then stays in the file that is kept.
 const rescueTime = 3 * time.Second
 
+// salvagePause is how long a salvage that failed, as it does on a full disk, is not tried
+// again: each reads the whole file.
+const salvagePause = 30 * time.Second
+
+// keptDamaged is how many damaged files are kept: a dying disk must not fill itself up.
+const keptDamaged = 3
+
 // Open opens or creates the file. A file of an older format is rebuilt, and kept under
 // a name that ends in ".format1-" and the time. A damaged file is replaced by what can
 // be read of it within three seconds, and kept under a name that ends in ".corrupt-"
@@ -62,6 +69,9 @@ func Open(o Options) (*Store, error) {
 	}
 	for _, left := range []string{".upgrade", ".salvage", ".compact"} {
 		os.Remove(o.Path + left) // of a crash
+	}
+	if err := syncDir(filepath.Dir(o.Path)); err != nil { // a new file's name must be safe too
+		s.o.Log.Warn("sync the data folder", "error", err)
 	}
 	s.db, s.state = h, st
 	s.findSnapshot()
@@ -219,12 +229,22 @@ func (s *Store) adopt(b *builder) error {
 		return err
 	}
 	s.o.Log.Error("what could be read of the damaged data file has taken its place", "records", b.st.records, "damaged_file", aside)
+	s.forgetDamaged()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state = b.st
 	s.stats.Quarantined = aside
 	s.stats.Corrupt++
 	return nil
+}
+
+// forgetDamaged removes the oldest of the damaged files.
+func (s *Store) forgetDamaged() {
+	kept, _ := filepath.Glob(s.o.Path + ".corrupt-*") // in order of time, as their names are
+	for _, old := range kept[:max(0, len(kept)-keptDamaged)] {
+		s.o.Log.Warn("removing an old damaged data file", "path", old)
+		os.Remove(old)
+	}
 }
 
 // supplant puts the file from in the place of the file path, which keeps its contents
@@ -295,13 +315,17 @@ func (s *Store) salvage(h *handle, cause error) error {
 	if h == nil || s.current() != h {
 		return nil
 	}
+	if time.Now().Before(s.salvageNext) {
+		return errors.New("salvage: it has failed a moment ago")
+	}
 	s.o.Log.Error("salvaging a damaged data file", "path", s.o.Path, "cause", cause)
 	s.broken = true
 	b, _, err := rebuild(context.Background(), viewOf(h.db), s.o.Path+".salvage", nil)
-	if err != nil {
-		return fmt.Errorf("salvage: %w", err)
+	if err == nil {
+		err = s.adopt(b)
 	}
-	if err := s.adopt(b); err != nil {
+	if err != nil {
+		s.salvageNext = time.Now().Add(salvagePause)
 		return fmt.Errorf("salvage: %w", err)
 	}
 	s.swap(b.h)

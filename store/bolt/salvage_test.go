@@ -8,8 +8,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	"github.com/semcached/semcached/store"
 	"github.com/semcached/semcached/store/storetest"
@@ -226,4 +229,85 @@ func TestFullFileRefusesPutsAndTakesDeletes(t *testing.T) {
 	}
 	stop()
 	checkFile(t, path)
+}
+
+// TestLoadGoesOnWhereNothingCanBeSalvaged damages a leaf and leaves no room for a new file.
+func TestLoadGoesOnWhereNothingCanBeSalvaged(t *testing.T) {
+	path := filled(t, 1000)
+	s, _ := running(t, Options{Path: path})
+	if err := os.MkdirAll(path+".salvage/full", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	damageEntry(t, s, 500)
+	for range 2 {
+		ids, report := loaded(t, s)
+		if len(ids) < 900 || len(ids) >= 1000 || report.Corrupt == 0 {
+			t.Errorf("%d records, %+v", len(ids), report)
+		}
+		if slices.Contains(ids, 500) || !slices.Contains(ids, 1) || !slices.Contains(ids, 1000) || !slices.IsSorted(ids) {
+			t.Errorf("%v", ids)
+		}
+	}
+	if answer, err := s.Answer(1); err != nil || string(answer) != "answer 1" {
+		t.Errorf("%q %v", answer, err)
+	}
+	// With room again the writer that meets the damage mends it.
+	os.RemoveAll(path + ".salvage")
+	s.writing.Lock()
+	s.salvageNext = time.Time{}
+	s.writing.Unlock()
+	if err := put(s, storetest.Record(500)); err != nil {
+		t.Error(err)
+	}
+	if ids, report := loaded(t, s); !slices.Contains(ids, 500) || report.Corrupt != 0 {
+		t.Errorf("%d records, %+v", len(ids), report)
+	}
+}
+
+// TestDamagedFilesDoNotPileUp damages the file again and again.
+func TestDamagedFilesDoNotPileUp(t *testing.T) {
+	path := filled(t, 100)
+	for i := range 5 {
+		s, stop := running(t, Options{Path: path})
+		damageEntry(t, s, 1)
+		put(s, storetest.Record(1))
+		if st := s.Stats(); st.Quarantined == "" {
+			t.Fatalf("round %d: %+v", i, st)
+		}
+		stop()
+	}
+	if files, _ := filepath.Glob(path + ".corrupt-*"); len(files) != keptDamaged {
+		t.Errorf("%v", files)
+	}
+}
+
+// damageEntry zeroes the pages that hold a record's metadata, old versions included.
+func damageEntry(t *testing.T, s *Store, id uint64) {
+	t.Helper()
+	var meta []byte
+	err := s.view(func(tx *bbolt.Tx) error {
+		meta = bytes.Clone(tx.Bucket(bucketEntry).Get(idKey(id)))
+		return nil
+	})
+	if err != nil || meta == nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(s.o.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(s.o.Path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	page := os.Getpagesize()
+	for at := 0; ; {
+		i := bytes.Index(whole[at:], meta)
+		if i < 0 {
+			return
+		}
+		at += i + 1
+		f.WriteAt(make([]byte, page), int64(at/page*page))
+	}
 }
