@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -275,4 +276,28 @@ func unzip(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return b.String()
+}
+
+// With keys, what is imported becomes the key's tenant's, at the pace that tenant has.
+func TestImportWithAKey(t *testing.T) {
+	key := "sc-test-key"
+	hash := func(key string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(key))) }
+	w, _ := configured(t, fmt.Sprintf("tenants:\n- {name: a, key_sha256: %q, rate: 200, burst: 5}\n- {name: a, key_sha256: %q}\n- {name: b, key_sha256: %q, roles: [read]}\n", hash(key), hash(key+"a"), hash(key+"b")))
+	file := questions(t, 20)
+	wants(t, "no key", w.tools("import", "--from", file, "--url", w.URL), "401 Unauthorized", "0 stored", "exit 1")
+	wants(t, "a key that may not write", w.tools("import", "--from", file, "--url", w.URL, "--key", key+"b"), "403 Forbidden", "0 stored", "exit 1")
+	secret := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(secret, []byte(key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "a key", w.tools("import", "--from", file, "--url", w.URL, "--key-file", secret), "40 stored, 0 left out, 0 bad", "exit 0")
+	for i := range 20 {
+		r := w.do("POST", "/cache/lookup", fmt.Sprintf(`{"prompt":"What does part number %d cost?"}`, i), "Authorization", "Bearer "+key+"a")
+		if !strings.Contains(r.body, fmt.Sprintf("It costs %d in round 1.", 10*i)) {
+			t.Errorf("%d: %s", i, r.body)
+		}
+	}
+	if r := w.do("POST", "/cache/lookup", `{"prompt":"What does part number 1 cost?"}`, "Authorization", "Bearer "+key+"b"); !strings.Contains(r.body, `"hit":false`) {
+		t.Errorf("the other tenant: %s", r.body)
+	}
 }
