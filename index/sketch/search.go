@@ -1,6 +1,7 @@
 package sketch
 
 import (
+	"math/rand/v2"
 	"sync"
 
 	"github.com/semcached/semcached/index"
@@ -44,7 +45,8 @@ type search struct {
 	did         work
 }
 
-var searches = sync.Pool{New: func() any { return new(search) }}
+// A new one begins to count anywhere: pools drop what they hold now and then.
+var searches = sync.Pool{New: func() any { return &search{count: rand.IntN(probeEvery)} }}
 
 func borrow() *search { return searches.Get().(*search) }
 
