@@ -37,6 +37,8 @@ func Run(t *testing.T, c Config) {
 	t.Run("KeepsNoSlices", c.keepsNoSlices)
 	t.Run("DeleteAllAndRefill", c.deleteAllAndRefill)
 	t.Run("SortedOrder", c.sortedOrder)
+	t.Run("DominatingDirection", c.dominatingDirection)
+	t.Run("NearDuplicates", c.nearDuplicates)
 	t.Run("AgainstBruteForce", c.againstBruteForce)
 	t.Run("Concurrent", c.concurrent)
 	t.Run("Snapshot", c.snapshot)
@@ -233,6 +235,83 @@ func (c Config) sortedOrder(t *testing.T) {
 	}
 }
 
+// dominatingDirection adds vectors that differ little: nearly all of each is the same
+// direction, and what is left comes in ascending order. Each must find something that is
+// as near as itself, to three digits.
+func (c Config) dominatingDirection(t *testing.T) {
+	const n, dims = 1500, 16
+	ix, ref := c.New(dims), make(map[uint64][]float32)
+	rng := rand.New(rand.NewPCG(4, 4))
+	for i := range n {
+		v := randomVector(rng, dims)
+		for j := range v {
+			v[j] *= 0.2 * float32(i+1) / n
+		}
+		v[0] = 1
+		add(t, ix, uint64(i), v...)
+		ref[uint64(i)] = v
+	}
+	found, asked := 0, 0
+	for i := 0; i < n; i += 5 {
+		threshold := float32(0.999)
+		got := search(t, ix, ref[uint64(i)], threshold, 3)
+		want := bruteForce(ref, ref[uint64(i)], threshold, 3)
+		c.compare(t, ref, ref[uint64(i)], threshold, got, want)
+		asked, found = asked+1, found+min(1, len(got))
+	}
+	c.enough(t, found, asked)
+}
+
+// nearDuplicates adds each vector several times, with and without the last bit changed,
+// and removes some of the copies: those that are left must be found.
+func (c Config) nearDuplicates(t *testing.T) {
+	const originals, copies, dims = 150, 6, 24
+	ix, ref := c.New(dims), make(map[uint64][]float32)
+	rng := rand.New(rand.NewPCG(6, 6))
+	vectors := make([][]float32, originals)
+	for i := range vectors {
+		vectors[i] = randomVector(rng, dims)
+		for copy := range copies {
+			v := slices.Clone(vectors[i])
+			if copy%2 == 1 {
+				v[copy] = math.Nextafter32(v[copy], 10)
+			}
+			id := uint64(copy*originals + i)
+			add(t, ix, id, v...)
+			ref[id] = v
+		}
+	}
+	for i := range originals {
+		for copy := range copies - 1 - i%2 {
+			id := uint64(copy*originals + i)
+			if !ix.Remove(id) {
+				t.Fatalf("%d is not there", id)
+			}
+			delete(ref, id)
+		}
+	}
+	found, asked := 0, 0
+	for _, v := range vectors {
+		got := search(t, ix, v, 0.999, copies)
+		want := bruteForce(ref, v, 0.999, copies)
+		c.compare(t, ref, v, 0.999, got, want)
+		asked, found = asked+len(want), found+len(got)
+	}
+	c.enough(t, found, asked)
+}
+
+// enough checks the share of answers that were found.
+func (c Config) enough(t *testing.T, found, asked int) {
+	t.Helper()
+	least := c.MinRecall
+	if c.Exact {
+		least = 1
+	}
+	if t.Logf("%d of %d found", found, asked); float64(found) < least*float64(asked) {
+		t.Errorf("%d of %d found, want a share of %v", found, asked, least)
+	}
+}
+
 // againstBruteForce runs random operations on the index and on a map beside it.
 func (c Config) againstBruteForce(t *testing.T) {
 	ops := 100_000
@@ -376,6 +455,15 @@ func (c Config) concurrent(t *testing.T) {
 	wg.Wait()
 	if s := ix.Stats(); s.Entries != ix.Len() {
 		t.Errorf("stats %+v, length %d", s, ix.Len())
+	}
+	all, err := ix.TopK(nil, []float32{1, 0, 0, 0, 0, 0, 0, 0}, 1000)
+	if err != nil || c.Exact && len(all) != ix.Len() || len(all) > ix.Len() {
+		t.Errorf("%d of %d are there: %v", len(all), ix.Len(), err)
+	}
+	for i, h := range all {
+		if slices.ContainsFunc(all[:i], func(o index.Hit) bool { return o.ID == h.ID }) {
+			t.Errorf("%d is there twice", h.ID)
+		}
 	}
 }
 
