@@ -44,6 +44,9 @@ drill-short: ## the same with fewer rounds; a minute or two
 	SEMCACHED_DRILL=short $(DRILL) ./store/bolt/drill
 	SEMCACHED_DRILL=short $(DRILL) -run Drill ./internal/e2e
 
+bench-eviction: ## our eviction beside LRU's and otter's, at the same bytes; a minute
+	cd bench/eviction/otter && $(GO) run .
+
 image: ## build the container image semcached:latest
 	docker build --build-arg VERSION=$(VERSION) -t semcached:latest .
 

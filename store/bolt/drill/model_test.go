@@ -151,7 +151,11 @@ type opened struct {
 }
 
 func open(dir string) (*opened, error) {
-	s, err := bolt.Open(bolt.Options{Path: filepath.Join(dir, dataFile)})
+	return openWith(bolt.Options{Path: filepath.Join(dir, dataFile)})
+}
+
+func openWith(opts bolt.Options) (*opened, error) {
+	s, err := bolt.Open(opts)
 	if err != nil {
 		return nil, err
 	}
