@@ -48,7 +48,7 @@ func newBenchSet(dims, groups int) benchSet {
 // BenchmarkTopK compares the walk on 4-bit vectors with the same walk on exact ones.
 func BenchmarkTopK(b *testing.B) {
 	for name, set := range benchSets {
-		for _, ef := range []int{48, 192} {
+		for _, ef := range []int{48, 128} {
 			for _, impl := range []string{"int4", "float32"} {
 				b.Run(fmt.Sprintf("%s/n=10k/k=10/ef=%d/impl=%s", name, ef, impl), func(b *testing.B) {
 					s := set()
@@ -79,7 +79,7 @@ func BenchmarkTopK(b *testing.B) {
 // BenchmarkThreads shows what a second thread adds: compare -cpu 1,2.
 func BenchmarkThreads(b *testing.B) {
 	s := benchSets["data=groups/dims=384"]()
-	s.ix.SetSearch(192)
+	s.ix.SetSearch(128)
 	b.RunParallel(func(pb *testing.PB) {
 		dst := make([]index.Hit, 0, 16)
 		for i := rand.IntN(len(s.questions)); pb.Next(); i++ {
@@ -94,7 +94,7 @@ func BenchmarkBesideChanges(b *testing.B) {
 	for _, changes := range []int{0, 1000} {
 		b.Run(fmt.Sprintf("changes=%d/s", changes), func(b *testing.B) {
 			s := benchSets["data=groups/dims=384"]()
-			s.ix.SetSearch(192)
+			s.ix.SetSearch(128)
 			stop := make(chan struct{})
 			var wg sync.WaitGroup
 			made := 0

@@ -33,7 +33,7 @@ type Options struct {
 	// Default: 200.
 	Build int
 	// Search is the greatest width of a search (ef), at least twice what is
-	// asked for; most end before they use it. Default: 192.
+	// asked for; most end before they use it. Default: 128.
 	Search int
 }
 
@@ -71,13 +71,14 @@ type Index struct {
 
 	// writers guards what follows up to mu, and changes of the graph: one at a
 	// time. It is taken before mu.
-	writers  sync.Mutex
-	at       map[uint64]uint32
-	nodes    int                    // places made use of so far
-	lists    int                    // rows of upper made use of so far
-	listRoom int                    // rows of upper
-	free     [maxLevel + 1][]uint32 // places to be used again, by their layers
-	limbo    []uint32               // removed nodes that searches may still read
+	writers   sync.Mutex
+	at        map[uint64]uint32
+	nodes     int                    // places made use of so far
+	lists     int                    // rows of upper made use of so far
+	listRoom  int                    // rows of upper
+	free      [maxLevel + 1][]uint32 // places to be used again, by their layers
+	limbo     []uint32               // removed nodes that searches may still read
+	snapshots int                    // being written: nothing leaves limbo
 
 	// mu guards the tables: held for reading by who reads them and does not hold
 	// writers, for writing, with writers, where they grow or places are freed.
@@ -112,7 +113,7 @@ func newIndex(dims int, o Options, seed uint64) *Index {
 		o.Build = 200
 	}
 	if o.Search == 0 {
-		o.Search = 192
+		o.Search = 128
 	}
 	ix := &Index{o: o, dims: dims, turn: newRotation(dims, seed), at: make(map[uint64]uint32)}
 	ix.rows, ix.codes = slab.New[float32](dims), slab.New[byte](ix.turn.size/2)

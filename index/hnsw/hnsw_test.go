@@ -182,6 +182,55 @@ func TestSnapshotKeepsTheGraph(t *testing.T) {
 	}
 }
 
+// slowly is a writer that changes the index whose snapshot it is given.
+type slowly struct {
+	bytes.Buffer
+	change func()
+}
+
+func (s *slowly) Write(b []byte) (int, error) {
+	s.change()
+	return s.Buffer.Write(b)
+}
+
+func TestSnapshotIsOfOneMoment(t *testing.T) {
+	const n, dims = 1200, 16
+	rng := rand.New(rand.NewPCG(8, 2))
+	ix, then := New(dims), make(map[uint64][]float32)
+	for id := range uint64(n) {
+		then[id] = randomOf(rng, dims)
+		ix.Add(id, then[id])
+	}
+	w := &slowly{change: func() { // while the snapshot is written
+		for range 150 {
+			if id := rng.Uint64N(n); rng.IntN(2) == 0 {
+				ix.Add(id, randomOf(rng, dims))
+			} else {
+				ix.Remove(id)
+			}
+		}
+	}}
+	if err := ix.Snapshot(w); err != nil {
+		t.Fatal(err)
+	}
+	back, err := Load(w)
+	if err != nil || back.Len() != n {
+		t.Fatalf("%v", err)
+	}
+	for id, v := range then {
+		if hits, err := back.Search(nil, v, 1-1e-5, 1); err != nil || len(hits) != 1 || hits[0].ID != id {
+			t.Fatalf("%d is found as %v %v", id, hits, err)
+		}
+	}
+	places := ix.nodes
+	for range 3 * limboMost {
+		ix.Add(rng.Uint64N(n), randomOf(rng, dims))
+	}
+	if ix.nodes > places+limboMost {
+		t.Errorf("places are not used again: %d of %d", ix.nodes, places)
+	}
+}
+
 func TestSearchAllocatesNothing(t *testing.T) {
 	if underRace {
 		t.Skip("pools drop what they are given")

@@ -66,7 +66,7 @@ func (ix *Index) code(node uint32) []byte   { return ix.codes.Row(int(node)) }
 // reserve returns a node for a vector whose highest layer is level. Nobody finds it
 // before setScale. The caller holds writers, not mu.
 func (ix *Index) reserve(level int) uint32 {
-	if len(ix.free[level]) == 0 && len(ix.limbo) >= limboMost {
+	if len(ix.free[level]) == 0 && len(ix.limbo) >= limboMost && ix.snapshots == 0 {
 		ix.recycle()
 	}
 	if n := len(ix.free[level]); n > 0 {
