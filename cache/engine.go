@@ -21,6 +21,9 @@ type Options struct {
 	Store store.Store // required
 	// NewIndex makes the index of one partition. Default: index.NewFlat.
 	NewIndex func(dims int) index.Index
+	// LoadIndex reads an index of NewIndex's kind from its snapshot. nil makes no
+	// snapshots, unless NewIndex is nil as well.
+	LoadIndex func(r io.Reader) (index.Index, error)
 	// Embedder makes the vectors; nil allows exact lookups and callers'
 	// own vectors only.
 	Embedder Embedder
@@ -80,6 +83,7 @@ func (o *Options) setDefaults() error {
 	}
 	if o.NewIndex == nil {
 		o.NewIndex = func(dims int) index.Index { return index.NewFlat(dims) }
+		o.LoadIndex = func(r io.Reader) (index.Index, error) { return index.LoadFlat(r) }
 	}
 	if o.TTL == 0 {
 		o.TTL = defaultTTL
@@ -115,6 +119,12 @@ type Engine struct {
 
 	answers answers
 	unsaved unsaved
+	covered atomic.Uint64 // last change that the last snapshot covers
+
+	saving sync.Mutex // held while a snapshot is made; before gate
+	// gate is held for reading from the moment an entry is in the maps until its
+	// vector is in its index, so that a snapshot finds both or neither; before mu.
+	gate sync.RWMutex
 
 	// mu guards everything below and the fields of partition and entry
 	// that say so. An index has a lock of its own, taken without mu.
@@ -127,6 +137,8 @@ type Engine struct {
 	caller      map[space]callerDims      // dimensions of callers' own vectors
 	recent      []invalidation            // the last few, for Stores under way
 	epoch       uint64                    // number of invalidations so far
+	loosening   bool                      // a snapshot is being written
+	loose       []loose                   // vectors that came or went meanwhile
 }
 
 // entry is one stored answer. Fields above the first gap never change.
@@ -154,6 +166,7 @@ type entry struct {
 	sig     signature
 	hits    atomic.Uint64
 	durable atomic.Bool // the store has committed a record of it
+	refused atomic.Bool // the store takes no record of it
 
 	part    *partition // guarded by Engine.mu; nil without a vector
 	callers bool       // the vector came with the request; guarded by Engine.mu
@@ -194,56 +207,6 @@ func New(o Options) (*Engine, error) {
 	return e, nil
 }
 
-// Load reads the store's entries into memory; afterwards Ready is true. It is
-// called once. Its error is ctx's or the store's; the engine then stays not ready.
-func (e *Engine) Load(ctx context.Context) (store.LoadReport, error) {
-	var superseded []uint64
-	report, err := e.o.Store.Load(ctx, e.o.Now().Add(-e.o.KeepStale), func(r *store.Record) error {
-		if old := e.adopt(r); old != 0 {
-			superseded = append(superseded, old)
-		}
-		return nil
-	})
-	if err != nil {
-		return report, err
-	}
-	e.lastID.Store(max(report.LastID, e.lastID.Load()))
-	if len(superseded) > 0 {
-		// A crash came between the commits of an entry and of the
-		// removal of the one it replaced.
-		if err := e.o.Store.Delete(superseded, false, nil); err != nil {
-			return report, err
-		}
-	}
-	e.shrink(len(e.byID))
-	e.ready.Store(true)
-	return report, nil
-}
-
-// adopt makes a loaded record an entry and returns the ID of an older entry of
-// the same key, 0 if there was none.
-func (e *Engine) adopt(r *store.Record) (superseded uint64) {
-	en := &entry{
-		id: r.ID, key: r.Key, tenant: r.Tenant, namespace: r.Namespace,
-		op: r.Op, model: r.Model, digest: r.Digest, provider: r.Provider,
-		tags: r.Tags, canonical: r.Canonical, prompt: r.Prompt,
-		created: r.Created, input: int(r.InputTokens), output: int(r.OutputTokens), answerBytes: r.AnswerBytes,
-	}
-	en.Cost, en.Expires = r.Cost, r.Expires
-	en.durable.Store(true)
-	old := e.insert(en)
-	if r.Vector != nil {
-		if err := e.attach(en, r.Partition, r.Space, r.Vector, nil); err != nil {
-			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", r.ID, "error", err)
-		}
-	}
-	e.lastID.Store(max(r.ID, e.lastID.Load()))
-	if old == nil {
-		return 0
-	}
-	return old.id
-}
-
 // Configure changes the threshold (0: the embedder's own) and the default life of
 // entries while the engine runs. Both are as in Options; 0 leaves the life as it is.
 func (e *Engine) Configure(threshold float32, ttl time.Duration) {
@@ -268,6 +231,7 @@ const (
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { e.embedLate(ctx) })
+	wg.Go(func() { e.snapshots(ctx) })
 	defer wg.Wait()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()

@@ -224,7 +224,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 }
 
 // reopen makes a new engine over the same store, as after a restart.
-func (r *rig) reopen(change ...func(*Options)) store.LoadReport {
+func (r *rig) reopen(change ...func(*Options)) LoadReport {
 	r.t.Helper()
 	o := Options{Store: r.store, Embedder: r.emb, Now: func() time.Time { return r.now }}
 	for _, c := range change {

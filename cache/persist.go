@@ -80,8 +80,9 @@ func (u *unsaved) put(f failedPut, err error) {
 	defer u.mu.Unlock()
 	switch {
 	case errors.Is(err, store.ErrClosed):
-	case errors.Is(err, store.ErrTooLarge): // the entry is not durable, and a snapshot leaves it out
-	case u.bytes+f.size() > unsavedBytes:
+	case errors.Is(err, store.ErrTooLarge) && f.version == 1:
+		f.entry.refused.Store(true)
+	case u.bytes+f.size() > unsavedBytes, errors.Is(err, store.ErrTooLarge):
 		u.diverged = true
 	default:
 		u.puts = append(u.puts, f)

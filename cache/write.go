@@ -110,6 +110,8 @@ func (e *Engine) quota(tenant string) Quota {
 // not nil, has room for the one result it gets.
 func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) error {
 	rec := en.record(answer, q.part, q.space, q.vec)
+	e.gate.RLock()
+	defer e.gate.RUnlock()
 	e.mu.Lock()
 	if e.invalidatedLocked(q, en) {
 		e.mu.Unlock()
@@ -212,24 +214,37 @@ func (e *Engine) join(en *entry, part Key, name string, dims int) (*partition, e
 	if en.removed {
 		return nil, nil
 	}
-	if strings.HasPrefix(name, callerPrefix) {
-		s := space{en.tenant, en.namespace}
-		c := e.caller[s]
-		if c.live > 0 && c.dims != dims {
-			return nil, dimsError(dims, c.dims)
-		}
-		e.caller[s] = callerDims{dims, c.live + 1}
-		en.callers = true
+	callers := strings.HasPrefix(name, callerPrefix)
+	if c := e.caller[space{en.tenant, en.namespace}]; callers && c.live > 0 && c.dims != dims {
+		return nil, dimsError(dims, c.dims)
 	}
 	p := e.parts[part]
 	if p == nil {
 		p = &partition{id: part, index: e.o.NewIndex(dims)}
 		e.parts[part] = p
 	}
+	e.joinLocked(en, p, callers)
+	return p, nil
+}
+
+func (e *Engine) joinLocked(en *entry, p *partition, callers bool) {
 	p.live++
 	en.part = p
+	dims := p.index.Dims()
+	if callers {
+		s := space{en.tenant, en.namespace}
+		e.caller[s] = callerDims{dims, e.caller[s].live + 1}
+		en.callers = true
+	}
 	e.policy.Resize(&en.Item, en.Bytes()+int64(4*dims))
-	return p, nil
+	e.loosenLocked(en)
+}
+
+// loosenLocked tells a snapshot being written that en's vector comes or goes.
+func (e *Engine) loosenLocked(en *entry) {
+	if e.loosening {
+		e.loose = append(e.loose, loose{en.part.id, en.id})
+	}
 }
 
 // detachLocked undoes join and returns the index that still holds the vector.
@@ -238,6 +253,7 @@ func (e *Engine) detachLocked(en *entry) index.Index {
 	if p == nil {
 		return nil
 	}
+	e.loosenLocked(en)
 	en.part = nil
 	if en.callers {
 		s := space{en.tenant, en.namespace}
@@ -389,6 +405,8 @@ func (e *Engine) embedOne(ctx context.Context, j lateJob) {
 		e.count.lateDropped.Add(1)
 		return
 	}
+	e.gate.RLock()
+	defer e.gate.RUnlock()
 	if err := e.attach(j.entry, j.query.part, space, vec, nil); err != nil {
 		e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", j.entry.id, "error", err)
 		return
