@@ -125,8 +125,8 @@ func (e *Engine) committed(ctx context.Context) error {
 	return nil
 }
 
-// SnapshotWorthwhile reports whether a start would have to replay more than a hundredth
-// of the entries, or there is no snapshot of them.
+// SnapshotWorthwhile reports whether a start would have to replay more changes than a
+// hundredth of the entries, and more than a hundred. Queued changes do not count yet.
 func (e *Engine) SnapshotWorthwhile() bool {
 	return e.changed() > max(100, e.entries()/100)
 }
@@ -200,13 +200,11 @@ func (e *Engine) release() {
 }
 
 func (s *capture) write(ctx context.Context, out io.Writer) error {
-	w := bufio.NewWriterSize(out, snapshotBuffer)
+	w := bufio.NewWriterSize(endingWriter{ctx, out}, snapshotBuffer)
 	head := binary.LittleEndian.AppendUint64([]byte(snapshotMagic), s.lastID)
 	w.Write(binary.LittleEndian.AppendUint64(head, uint64(len(s.items)))) // a bufio.Writer's error is told by Flush
-	if err := s.writeEntries(ctx, w); err != nil {
-		return err
-	}
-	if err := s.writeIndexes(ctx, w); err != nil {
+	s.writeEntries(w)
+	if err := s.writeIndexes(w); err != nil {
 		return err
 	}
 	s.e.mu.Lock()
@@ -216,7 +214,20 @@ func (s *capture) write(ctx context.Context, out io.Writer) error {
 	return w.Flush()
 }
 
-func (s *capture) writeEntries(ctx context.Context, w *bufio.Writer) error {
+// endingWriter writes until ctx ends.
+type endingWriter struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (e endingWriter) Write(p []byte) (int, error) {
+	if err := e.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return e.w.Write(p)
+}
+
+func (s *capture) writeEntries(w *bufio.Writer) {
 	var block []byte
 	flush := func() {
 		w.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(block))))
@@ -224,9 +235,6 @@ func (s *capture) writeEntries(ctx context.Context, w *bufio.Writer) error {
 		block = block[:0]
 	}
 	for items := s.items; len(items) > 0; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		n := min(len(items), snapshotSlice)
 		s.e.mu.RLock()
 		for _, it := range items[:n] {
@@ -246,7 +254,6 @@ func (s *capture) writeEntries(ctx context.Context, w *bufio.Writer) error {
 		flush()
 	}
 	flush()
-	return nil
 }
 
 // strayLocked notes that the index has the vector of an entry that is left out.
@@ -307,13 +314,10 @@ func (s *capture) appendName(b []byte, name string) []byte {
 	return binary.AppendUvarint(b, uint64(n))
 }
 
-func (s *capture) writeIndexes(ctx context.Context, w *bufio.Writer) error {
+func (s *capture) writeIndexes(w *bufio.Writer) error {
 	w.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(s.parts))))
 	chunked := bufio.NewWriterSize(nil, snapshotBuffer)
 	for _, p := range s.parts {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		w.Write(p.id[:])
 		w.Write(binary.LittleEndian.AppendUint32(nil, uint32(p.index.Dims())))
 		chunked.Reset(chunkWriter{w})

@@ -18,6 +18,7 @@ type environment struct {
 	readFile       func(string) ([]byte, error)
 	reload         <-chan os.Signal // asks to read the configuration again; may be nil
 	stdin          io.Reader
+	hurry          <-chan struct{} // closed when the end must not take long; may be nil
 	stdout, stderr io.Writer
 }
 

@@ -171,9 +171,14 @@ func (s *server) wire() (err error) {
 	if s.embed, err = newEmbedder(s.c); err != nil {
 		return err
 	}
+	answers := s.c.AnswerMemory
+	if s.c.Data == inMemory {
+		answers = s.c.MaxBytes // the store holds them in memory anyway
+	}
+	fresh, load := indexes(s.c.Index)
 	s.engine, err = cache.New(cache.Options{
-		Store: s.store, NewIndex: newIndex(s.c.Index), Embedder: s.traced(embedder.NewMemo(s.embed, memoBytes)), Threshold: s.c.Threshold,
-		TTL: s.c.TTL, KeepStale: s.c.StaleIfError, MaxBytes: s.c.MaxBytes, AnswerMemory: s.c.AnswerMemory, EmbedTimeout: s.c.EmbedTimeout, Hooks: s.metrics.CacheHooks(), Log: s.log,
+		Store: s.store, NewIndex: fresh, LoadIndex: load, Embedder: s.traced(embedder.NewMemo(s.embed, memoBytes)), Threshold: s.c.Threshold,
+		TTL: s.c.TTL, KeepStale: s.c.StaleIfError, MaxBytes: s.c.MaxBytes, AnswerMemory: answers, EmbedTimeout: s.c.EmbedTimeout, Hooks: s.metrics.CacheHooks(), Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -194,16 +199,16 @@ func (s *server) storeStats() telemetry.StoreStats {
 	return telemetry.StoreStats{Bytes: st.Bytes, Pending: int64(st.Pending), Corrupt: st.Corrupt, Failed: st.Failed}
 }
 
-// newIndex returns the constructor of --index. auto is the sketch, which is a flat
-// scan while there are few vectors.
-func newIndex(kind string) func(dims int) index.Index {
+// indexes returns the constructor of --index and what reads its snapshots. auto is the
+// sketch, which is a flat scan while there are few vectors.
+func indexes(kind string) (fresh func(dims int) index.Index, load func(io.Reader) (index.Index, error)) {
 	switch kind {
 	case "coder":
-		return func(dims int) index.Index { return coder.New(dims) }
+		return func(dims int) index.Index { return coder.New(dims) }, func(r io.Reader) (index.Index, error) { return coder.Load(r) }
 	case "flat":
-		return func(dims int) index.Index { return index.NewFlat(dims) }
+		return func(dims int) index.Index { return index.NewFlat(dims) }, func(r io.Reader) (index.Index, error) { return index.LoadFlat(r) }
 	}
-	return func(dims int) index.Index { return sketch.New(dims) }
+	return func(dims int) index.Index { return sketch.New(dims) }, func(r io.Reader) (index.Index, error) { return sketch.Load(r) }
 }
 
 func newEmbedder(c *config.Config) (namedEmbedder, error) {
@@ -243,7 +248,13 @@ func (s *server) run(ctx context.Context, banner io.Writer) error {
 	defer func() { stopStore(); <-storeDone }()
 
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer func() { stopWork(); s.services.Wait() }()
+	defer func() {
+		stopWork()
+		s.services.Wait()
+		if ctx.Err() != nil {
+			s.snapshot()
+		}
+	}()
 	s.background(work, s.engine.Run, s.pool.Run, s.embed.run, s.alerts.Run, s.watch)
 	if s.calls != nil {
 		s.background(work, s.calls.Run)
@@ -361,6 +372,9 @@ func (s *server) start(ctx context.Context, w io.Writer) {
 		return
 	}
 	fmt.Fprintf(w, "  embedder  %s\n  entries   %d loaded in %v from %s", s.embed.describe(), report.Records, time.Since(began).Round(time.Millisecond/10), s.c.Data)
+	if report.Snapshot {
+		fmt.Fprintf(w, ", by a snapshot and %d changes", report.Replayed)
+	}
 	if n := report.Expired; n > 0 {
 		fmt.Fprintf(w, ", %d expired", n)
 	}
@@ -387,10 +401,12 @@ func (s *server) drain(front, back *http.Server, cutOff context.CancelCauseFunc)
 		front.Shutdown(context.Background())
 		close(done)
 	}()
+	patience, cancel := s.patience(s.c.DrainTime)
+	defer cancel()
 	select {
 	case <-done:
-	case <-time.After(s.c.DrainTime):
-		s.log.Warn("answers under way are cut off", "after", s.c.DrainTime)
+	case <-patience.Done():
+		s.log.Warn("answers under way are cut off", "after at most", s.c.DrainTime)
 		cutOff(proxy.ErrShutdown)
 		select {
 		case <-done:
@@ -407,6 +423,38 @@ func (s *server) drain(front, back *http.Server, cutOff context.CancelCauseFunc)
 		}
 	}
 	s.log.Info("stopped")
+}
+
+// patience ends after d, or as soon as there is a hurry.
+func (s *server) patience(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	go func() {
+		select {
+		case <-s.env.hurry:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// snapshotTime bounds the snapshot at the end: 2 GB, on a slow disk.
+const snapshotTime = 30 * time.Second
+
+// snapshot saves what makes the next start fast, unless there is a hurry.
+func (s *server) snapshot() {
+	ctx, cancel := s.patience(snapshotTime)
+	defer cancel()
+	s.store.Sync(ctx) // a failure is told by the snapshot
+	if ctx.Err() != nil || !s.engine.SnapshotWorthwhile() {
+		return
+	}
+	began := time.Now()
+	if err := s.engine.Snapshot(ctx); err != nil {
+		s.log.Warn("no snapshot: the next start takes longer", "error", err)
+		return
+	}
+	s.log.Info("snapshot saved", "took", time.Since(began).Round(time.Millisecond))
 }
 
 // close releases what newServer has opened.
