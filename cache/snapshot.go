@@ -62,7 +62,7 @@ const (
 	snapshotSlice = 256
 	// snapshotBuffer is what the indexes' own readers and writers ask for, so that
 	// they use this one.
-	snapshotBuffer = 256 << 10
+	snapshotBuffer = 1 << 20
 )
 
 // When a snapshot is made while the engine runs: once so many changes have come since
