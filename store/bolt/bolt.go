@@ -63,6 +63,7 @@ type Store struct {
 	life        uint64                 // name of this opening of the file
 	generations map[store.Space]uint32 // those known to be in the file
 	broken      bool                   // the handle is for reading only: open the file again first
+	reserved    bool                   // the reserve is there (reserve.go)
 	salvageNext time.Time              // when to try again after a salvage that failed
 
 	compacting  sync.Mutex // held by Compact; taken before writing

@@ -248,7 +248,7 @@ func TestFullDiskFailsWritesAndHeals(t *testing.T) {
 		t.Skip("SKIPPED: mounting a small file system needs root")
 	}
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
 		t.Skip("SKIPPED: cannot mount a small file system: ", err)
 	}
 	defer syscall.Unmount(dir, syscall.MNT_DETACH)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -214,15 +215,9 @@ func (s *Store) commitNext() bool {
 			err = s.commit(batch)
 		}
 	}
-	if full(err) { // what makes room goes on
-		s.recover(batch, err)
-		var puts []op
-		if puts, batch = split(batch); len(puts) > 0 {
-			refused = append(refused, puts...)
-			s.noteFailure(puts, err)
-			finish(puts, fmt.Errorf("%w: %w", store.ErrFull, err))
-			err = s.commit(batch)
-		}
+	if full(err) {
+		s.squeeze(batch, err)
+		return true
 	}
 	if err != nil {
 		s.recover(batch, err)
@@ -313,23 +308,35 @@ func (s *Store) noteSuccess(refused bool) {
 	}
 }
 
-// admit tells the puts for which MaxSize leaves no room that they have failed.
+// admit tells the puts for which there is no room, by MaxSize or for want of a reserve,
+// that they have failed.
 func (s *Store) admit(batch []op) (admitted, refused []op) {
 	h := s.current()
-	if s.o.MaxSize <= 0 || h == nil {
+	puts, _ := split(batch)
+	if len(puts) == 0 || h == nil {
 		return batch, nil
 	}
-	var used int64
-	protect(func() error {
-		return h.db.View(func(tx *bbolt.Tx) error {
-			used = tx.Size() - h.freePages()
-			return nil
+	s.ensureReserve()
+	if s.o.MaxSize <= 0 && s.reserved {
+		return batch, nil
+	}
+	free := h.freePages()
+	room := int64(math.MaxInt64)
+	if s.o.MaxSize > 0 {
+		protect(func() error {
+			return h.db.View(func(tx *bbolt.Tx) error {
+				room = s.o.MaxSize - (tx.Size() - free)
+				return nil
+			})
 		})
-	})
+	}
+	if !s.reserved {
+		room = min(room, free-reserveBytes)
+	}
 	for _, o := range batch {
 		if o.kind == opPut {
 			// A record's pages are not full, and its neighbours' are written anew.
-			if used += o.size() + o.size()/4; used > s.o.MaxSize {
+			if room -= o.size() + o.size()/4; room < 0 {
 				refused = append(refused, o)
 				continue
 			}

@@ -170,7 +170,7 @@ func (r *damageReport) trial(t *testing.T, dir string, data, snapshot []byte) {
 // records are in it.
 func soundFiles(t *testing.T) (data, snapshot []byte, records int) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := scratch(t)
 	s, err := open(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -11,19 +11,19 @@ import (
 )
 
 // TestFullDisk fills a disk of 24 MB. Puts are refused then; what is there can be looked up, also after a
-// restart; and the store writes again as soon as there is room.
+// restart; deleting works and makes room; and so does a disk that gets room.
 func TestFullDisk(t *testing.T) {
 	needDrill(t)
-	dir := t.TempDir()
-	if err := syscall.Mount("drill", dir, "tmpfs", 0, "size=24m"); err != nil {
+	disk := t.TempDir()
+	if err := syscall.Mount("drill", disk, "tmpfs", 0, "size=24m"); err != nil {
 		lacking(t, "a tmpfs cannot be mounted: "+err.Error())
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		if err := syscall.Unmount(disk, 0); err != nil {
 			t.Error(err)
 		}
 	})
-	ballast := filepath.Join(dir, "ballast")
+	dir, ballast := filepath.Join(disk, "data"), filepath.Join(disk, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, 6<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -35,13 +35,9 @@ func TestFullDisk(t *testing.T) {
 	f := &filler{s: s, m: m, y: y}
 	defer func() { f.s.close() }() // before the disk goes
 
-	// Until a hundred in a row are refused.
-	for refused := 0; refused < 100; {
-		if refused++; f.put() == nil {
-			refused = 0
-		}
-	}
-	y.note("%d records in 18 MB, file %d bytes", len(f.live), size(filepath.Join(dir, dataFile)))
+	f.fill()
+	before := len(f.live)
+	y.note("%d records in 18 MB, file %d bytes", before, size(filepath.Join(dir, dataFile)))
 	f.lookups()
 
 	// A restart, with the disk still full.
@@ -54,12 +50,25 @@ func TestFullDisk(t *testing.T) {
 	}
 	f.s = s
 
-	f.deleteHalf()
-	for refused := 0; refused < 100; { // full again, if that made room
-		if refused++; f.put() == nil {
-			refused = 0
+	// Deleting makes room without any help.
+	half := f.live[:len(f.live)/2]
+	f.live = f.live[len(half):]
+	for n := 0; len(half) > 0; half = half[n:] {
+		n = min(len(half), 16)
+		if err := f.delete(half[:n]); err != nil {
+			t.Fatalf("a delete on a full disk: %v", err)
 		}
 	}
+	for i := range 300 {
+		if err := f.put(); err != nil {
+			t.Fatalf("put %d after half of it was deleted: %v", i, err)
+		}
+	}
+	f.lookups()
+
+	// Full again, and then the disk gets room.
+	f.fill()
+	y.note("%d records before, %d after half of them went and others came", before, len(f.live))
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
@@ -74,26 +83,6 @@ func TestFullDisk(t *testing.T) {
 	}
 	m.verify(y, dir, nil)
 	y.finish(t)
-}
-
-// deleteHalf deletes half of what is there while the disk is full. Deletes need pages of their own before they
-// free any; what the disk refuses stays there.
-func (f *filler) deleteHalf() {
-	half := f.live[:len(f.live)/2]
-	f.live = f.live[len(half):]
-	refused := 0
-	for len(half) > 0 {
-		n := min(len(half), 16)
-		if f.delete(half[:n]) != nil {
-			refused++
-		}
-		half = half[n:]
-	}
-	made := 0
-	for made < 1000 && f.put() == nil {
-		made++
-	}
-	f.y.note("on the full disk: %d deletes refused; after the others %d puts went through", refused, made)
 }
 
 // filler writes one change after the other and keeps the model.
@@ -121,6 +110,15 @@ func (f *filler) put() error {
 	f.m[f.op] = f.m[f.op][1:]
 	f.live = append(f.live, f.op)
 	return nil
+}
+
+// fill puts until a hundred in a row are refused.
+func (f *filler) fill() {
+	for refused := 0; refused < 100; {
+		if refused++; f.put() == nil {
+			refused = 0
+		}
+	}
 }
 
 func (f *filler) delete(ids []uint64) error {

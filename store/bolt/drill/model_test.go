@@ -352,8 +352,10 @@ func (y *tally) check(dir string) {
 	}
 	files, err := os.ReadDir(dir)
 	for _, f := range files {
-		if name := f.Name(); name != dataFile && name != dataFile+".snapshot" && name != dataFile+".snapshot.corrupt" {
-			y.problem(&y.unsound, "left behind: %s", name)
+		switch strings.TrimPrefix(f.Name(), dataFile) {
+		case "", ".reserve", ".snapshot", ".snapshot.corrupt":
+		default:
+			y.problem(&y.unsound, "left behind: %s", f.Name())
 		}
 	}
 	if err != nil {

@@ -51,7 +51,7 @@ func start(t *testing.T, c childConfig, strace ...string) *process {
 	} else {
 		p.cmd = exec.Command(self)
 	}
-	p.cmd.Env = append(os.Environ(), childVar+"="+string(config))
+	p.cmd.Env = append(os.Environ(), childVar+"="+string(config), "GORACE=atexit_sleep_ms=0")
 	p.cmd.ExtraFiles = []*os.File{there}
 	p.cmd.Stderr = &p.log
 	if err := p.cmd.Start(); err != nil {
