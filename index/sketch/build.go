@@ -73,22 +73,26 @@ func (ix *Index) build(t *tier) {
 	}
 }
 
-// sample copies some vectors of the index and returns them and the number of all.
+// sample copies some vectors of the index, no row twice, and returns them and the number
+// of all.
 func (ix *Index) sample(t *tier) (sample [][]float32, n int) {
 	ix.mu.RLock()
 	n = ix.n
 	ix.mu.RUnlock()
-	want := min(n, sampleSize(n))
-	for len(sample) < want {
+	rows := rand.Perm(n)[:ix.o.sampleSize(n)]
+	for len(rows) > 0 {
 		ix.mu.RLock()
-		if ix.tier != t || ix.n == 0 {
+		if ix.tier != t {
 			ix.mu.RUnlock()
 			return nil, 0
 		}
-		for range min(slice, want-len(sample)) {
-			sample = append(sample, append([]float32(nil), ix.row(rand.IntN(ix.n))...))
+		for _, row := range rows[:min(slice, len(rows))] {
+			if row < ix.n { // else it has gone meanwhile
+				sample = append(sample, append([]float32(nil), ix.row(row)...))
+			}
 		}
 		ix.mu.RUnlock()
+		rows = rows[min(slice, len(rows)):]
 	}
 	return sample, n
 }

@@ -13,6 +13,9 @@ const (
 	iterations, perList = 4, 32
 	// flatSample is how many vectors the centre of a single list is taken from.
 	flatSample = 2048
+	// heldOut is how many vectors are kept from the making of lists, to measure what
+	// becomes of others in them: those that centres are made of lie nearer to them.
+	heldOut = 8000
 )
 
 // work is what a search has done.
@@ -39,7 +42,12 @@ const (
 func listsFor(n int) int { return min(4096, max(2, int(1.15*math.Sqrt(float64(n))))) }
 
 // sampleSize returns how many of n vectors a space is found from.
-func sampleSize(n int) int { return max(flatSample, perList*listsFor(n)) }
+func (o *options) sampleSize(n int) int {
+	if n < o.listsFrom {
+		return min(n, flatSample)
+	}
+	return min(n, heldOut+perList*listsFor(n))
+}
 
 // suited returns the space for n vectors of which there is a sample: cur if that does as
 // well.
@@ -48,8 +56,10 @@ func (ix *Index) suited(cur *space, sample [][]float32, n int) *space {
 	if n < ix.o.listsFrom {
 		return one
 	}
-	lists := newLists(cur.r, ix.dims, n, listsFor(n), sample)
-	asked, stored := sample[:len(sample)/20], sample[len(sample)/20:]
+	apart := min(heldOut, len(sample)/2)
+	lists := newLists(cur.r, ix.dims, n, min(listsFor(n), len(sample)-apart), sample[apart:])
+	lists.calibrate(sample[:apart], sample)
+	asked, stored := sample[:apart/20], sample[apart/20:]
 	if ix.o.always || lists.cost(stored, asked, n) < worthwhile*one.cost(stored, asked, n) {
 		return lists
 	}
@@ -87,7 +97,7 @@ func mean(rows [][]float32) []float32 {
 	return out
 }
 
-// newLists finds count centres by k-means on a sample, and their margins.
+// newLists finds count centres by k-means on a sample.
 func newLists(r *rotation, dims, n, count int, sample [][]float32) *space {
 	centres := make([][]float32, count)
 	for i, at := range rand.Perm(len(sample))[:count] {
@@ -105,8 +115,6 @@ func newLists(r *rotation, dims, n, count int, sample [][]float32) *space {
 		}
 		sp = newSpace(r, dims, n, centres)
 	}
-	sp.divide(members, sample)
-	sp.calibrate(sample, members)
 	return sp
 }
 
@@ -164,18 +172,20 @@ const (
 // calibrate measures the margins: how far a question may lie beyond the border between
 // the list of its nearest centre and that of a vector at a cosine of t to it.
 //
-// Vectors of the sample are moved to that cosine in four ways: anywhere; towards another
+// Vectors held apart from the making are moved to that cosine in four ways: anywhere; towards another
 // vector of the sample; towards another one of their list; and as two neighbours in
 // their list differ. The margin is what was needed for all but two in 8000 of the way that
 // needs most, and a little more. Of pairs moved so, no more than missList are expected to
 // be missed, and of the other ways fewer.
-func (s *space) calibrate(sample [][]float32, members [][][]float32) {
+func (s *space) calibrate(apart, sample [][]float32) {
+	members := make([][][]float32, s.len())
+	s.divide(members, sample)
 	var x, d sketched
 	s.prepare(&x)
 	s.prepare(&d)
 	var far [moves][marginCount][left + 1]float32 // the largest, in descending order
 	for i := range calibrations * moves {
-		v := sample[rand.IntN(len(sample))]
+		v := apart[rand.IntN(len(apart))]
 		s.score(&x, v)
 		towards := direction(v, sample, members[x.nearest], i%moves)
 		if towards == nil {
