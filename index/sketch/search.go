@@ -122,7 +122,7 @@ func (s *search) layout(l *layout) {
 	d, margin := &s.sketched, l.margin(s.threshold)
 	best, scores, apart := d.scores[nearest], d.scores, l.space.apart[nearest*l.len():]
 	for i, score := range scores {
-		if (best-score)*apart[i] > margin || i == nearest || l.list[i].n == 0 {
+		if (best-score)*apartStep*float32(apart[i]) > margin || i == nearest || l.list[i].n == 0 {
 			continue
 		}
 		if s.list(l, i) {

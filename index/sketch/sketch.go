@@ -55,7 +55,7 @@ const (
 	placeRows = 1 << 14
 	// patience is how often a writer tries to find no search going on before it makes
 	// the next ones wait in line.
-	patience = 500
+	patience = 2000
 )
 
 // options are the sizes from which things are done. They are shared and do not change.

@@ -264,6 +264,7 @@ type loader struct {
 	l     *layout // nil without codes
 	left  int     // rows to come
 	words int     // of a code; 0 without codes
+	buf   []byte
 }
 
 func loadAll(r io.Reader, o *options) (*Index, error) {
@@ -344,45 +345,60 @@ func (d *loader) lists(r *rotation, count int) error {
 	return nil
 }
 
-// block reads rows.
+// block reads rows, the vectors of them to where they stay.
 func (d *loader) block() error {
-	head, err := index.ReadGrowing(d.r, 4)
+	count, err := d.read(4)
 	if err != nil {
-		return index.CutShort(err)
+		return err
 	}
-	n := int(binary.LittleEndian.Uint32(head))
+	n := int(binary.LittleEndian.Uint32(count))
 	if n == 0 || n > min(blockRows, d.left) {
 		return fmt.Errorf("%w: a block of %d rows", index.ErrCorrupt, n)
 	}
-	dims, perList := d.ix.dims, 0
+	sum := crc32.Checksum(count, castagnoli)
+	perRow := 8
 	if d.words > 0 {
-		perList = 4 + 8*d.words
+		perRow += 4 + 8*d.words
 	}
-	size := n * (8 + perList + 4*dims)
-	b, err := index.ReadGrowing(d.r, size+4)
+	b, err := d.read(n * perRow)
 	if err != nil {
-		return index.CutShort(err)
+		return err
 	}
-	if crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, b[:size]) != binary.LittleEndian.Uint32(b[size:]) {
-		return fmt.Errorf("%w: checksum of a block", index.ErrCorrupt)
-	}
-	ids, lists, vectors := b[:8*n], b[8*n:8*n+perList*n], b[8*n+perList*n:size]
-	d.ix.rows.Grow(d.ix.n + n)
-	d.ix.ids.Grow(d.ix.n + n)
+	sum = crc32.Update(sum, castagnoli, b)
 	for i := range n {
+		d.ix.rows.Grow(d.ix.n + 1)
+		d.ix.ids.Grow(d.ix.n + 1)
 		row := d.ix.row(d.ix.n)
-		vec.SetBytes(row, vectors[4*dims*i:])
+		if sum, err = vec.ReadBytes(d.r, row, sum, castagnoli); err != nil {
+			return index.CutShort(err)
+		}
 		if length := vec.Norm(row); !(math.Abs(length-1) < 1e-4) {
 			return fmt.Errorf("%w: a vector of length %v", index.ErrCorrupt, length)
 		}
-		d.ix.ids.Row(d.ix.n)[0] = binary.LittleEndian.Uint64(ids[8*i:])
-		if err := d.place(lists, i, n); err != nil {
+		d.ix.ids.Row(d.ix.n)[0] = binary.LittleEndian.Uint64(b[8*i:])
+		if err := d.place(b[8*n:], i, n); err != nil {
 			return err
 		}
 		d.ix.n++
 	}
+	end, err := d.read(4)
+	if err != nil {
+		return err
+	}
+	if sum != binary.LittleEndian.Uint32(end) {
+		return fmt.Errorf("%w: checksum of a block", index.ErrCorrupt)
+	}
 	d.left -= n
 	return nil
+}
+
+// read returns the next n bytes, some thousand at most, until the next call.
+func (d *loader) read(n int) ([]byte, error) {
+	d.buf = resize(d.buf, n)
+	if _, err := io.ReadFull(d.r, d.buf); err != nil {
+		return nil, index.CutShort(err)
+	}
+	return d.buf, nil
 }
 
 // place puts the i-th of n rows into its list.

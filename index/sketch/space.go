@@ -12,6 +12,9 @@ const (
 	marginCount            = 15
 )
 
+// apartStep is the unit of one over a distance. Distances are taken for longer than 1/16.
+const apartStep = 16.0 / math.MaxUint16
+
 // space says which list a vector belongs to, and how it becomes a code there: the signs of
 // the rotated difference from the list's centre. It is immutable.
 //
@@ -27,8 +30,9 @@ type space struct {
 	half   []float32 // |c|^2/2
 	turned []float32 // R(c), r.bits components each
 	length float32   // of the longest centre
-	// apart is, for each pair of centres, one over their distance, row by row.
-	apart []float32
+	// apart is, for each pair of centres, one over their distance in units of
+	// apartStep, rounded down, row by row.
+	apart []uint16
 
 	// margins are how far a question may lie beyond the border of the list of a vector,
 	// by the cosine of the two; see calibrate.
@@ -57,7 +61,7 @@ func newSpace(r *rotation, dims, made int, centres [][]float32) *space {
 // derive computes what follows from bytes and scales.
 func (s *space) derive() {
 	n := len(s.scales)
-	s.half, s.turned, s.apart = make([]float32, n), make([]float32, n*s.r.bits), make([]float32, n*n)
+	s.half, s.turned, s.apart = make([]float32, n), make([]float32, n*s.r.bits), make([]uint16, n*n)
 	centre, turned := make([]float32, s.dims), make([]float32, s.r.size)
 	dots := make([]int32, n)
 	for i := range s.scales {
@@ -72,7 +76,7 @@ func (s *space) derive() {
 		vec.DotInt8All(dots, s.bytes[i*s.stride:(i+1)*s.stride], s.bytes)
 		for j, dot := range dots {
 			d2 := 2*s.half[i] + 2*s.half[j] - 2*float32(dot)*s.scales[i]*s.scales[j]
-			s.apart[i*n+j] = 1 / float32(math.Sqrt(float64(max(d2, 1e-6))))
+			s.apart[i*n+j] = uint16(1 / math.Sqrt(max(float64(d2), 1.0/256)) / apartStep)
 		}
 	}
 }
@@ -158,12 +162,12 @@ func (s *space) margin(t float32) float32 {
 // beyond returns how far d lies beyond the border between the list of the nearest centre
 // and another: on the plane in the middle of two centres the scores are equal.
 func (s *space) beyond(d *sketched, list int) float32 {
-	return (d.scores[d.nearest] - d.scores[list]) * s.apart[d.nearest*s.len()+list]
+	return (d.scores[d.nearest] - d.scores[list]) * apartStep * float32(s.apart[d.nearest*s.len()+list])
 }
 
 // bytesHeld is the memory of a space.
 func (s *space) bytesHeld() int64 {
-	return int64(len(s.bytes) + 4*(len(s.scales)+len(s.half)+len(s.turned)+len(s.apart)))
+	return int64(len(s.bytes) + 4*(len(s.scales)+len(s.half)+len(s.turned)) + 2*len(s.apart))
 }
 
 // resize returns a slice of n elements, b itself if it has room.

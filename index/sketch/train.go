@@ -38,8 +38,10 @@ const (
 	worthwhile = 0.8
 )
 
-// listsFor returns how many lists n vectors are kept in.
-func listsFor(n int) int { return min(4096, max(2, int(1.15*math.Sqrt(float64(n))))) }
+// listsFor returns how many lists n vectors are kept in. Fewer make the usual question
+// faster, for each centre is compared; more make the slowest faster, which look into
+// many lists.
+func listsFor(n int) int { return min(4096, max(2, int(2*math.Sqrt(float64(n))))) }
 
 // sampleSize returns how many of n vectors a space is found from.
 func (o *options) sampleSize(n int) int {
@@ -222,7 +224,7 @@ func (s *space) gap(x, d *sketched, t, sine float32) float32 {
 			home = score
 		}
 	}
-	return (best - home) * s.apart[nearest*s.len()+x.nearest]
+	return (best - home) * apartStep * float32(s.apart[nearest*s.len()+x.nearest])
 }
 
 // neighbour returns the vector of a list that is most similar to v, of those that are not

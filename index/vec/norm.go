@@ -3,6 +3,8 @@ package vec
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
+	"io"
 	"math"
 	"unsafe"
 )
@@ -55,16 +57,20 @@ func PutBytes(dst []byte, v []float32) {
 	}
 }
 
-// SetBytes reads what PutBytes wrote.
-func SetBytes(v []float32, src []byte) {
-	src = src[:4*len(v)]
-	if littleEndian {
-		copy(raw(v), src)
-		return
+// ReadBytes reads v from r as PutBytes wrote it and returns sum, updated by the CRC-32 of
+// the bytes with the polynomial of table. Errors: those of io.ReadFull.
+func ReadBytes(r io.Reader, v []float32, sum uint32, table *crc32.Table) (uint32, error) {
+	b := raw(v)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return sum, err
 	}
-	for i := range v {
-		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+	sum = crc32.Update(sum, table, b)
+	if !littleEndian {
+		for i := range v {
+			v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+		}
 	}
+	return sum, nil
 }
 
 // littleEndian: the memory of floats is as snapshots have them.

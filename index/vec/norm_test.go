@@ -1,6 +1,9 @@
 package vec
 
 import (
+	"bytes"
+	"hash/crc32"
+	"io"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -109,7 +112,12 @@ func TestBytesOfFloats(t *testing.T) {
 			t.Errorf("%v became %v", x, got)
 		}
 	}
-	if SetBytes(back, b); !Same(v, back) || b[16] != 0 {
-		t.Errorf("%v became %v", v, back)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	sum, err := ReadBytes(bytes.NewReader(b), back, 0, table)
+	if err != nil || !Same(v, back) || b[16] != 0 || sum != crc32.Checksum(b[:16], table) {
+		t.Errorf("%v became %v: %v", v, back, err)
+	}
+	if _, err := ReadBytes(bytes.NewReader(b[:15]), back, 0, table); err != io.ErrUnexpectedEOF {
+		t.Errorf("cut short: %v", err)
 	}
 }
