@@ -275,6 +275,10 @@ func (s *Store) reopen() (landed bool) {
 		return false
 	}
 	s.broken = true
+	if err := s.settle(); err != nil {
+		s.o.Log.Error("the data file cannot be written", "path", s.o.Path, "error", err)
+		return false
+	}
 	old.unlock()
 	next, st, err := s.open()
 	if damaged(err) {
@@ -292,6 +296,27 @@ func (s *Store) reopen() (landed bool) {
 	s.swap(next)
 	s.renew(st)
 	return st.seq > seq
+}
+
+// settle writes the meta pages as they are and syncs them. After a failed sync the page
+// cache may hold a meta page that the disk has not got; the next commit would then write
+// over pages that the meta page on the disk still needs.
+func (s *Store) settle() error {
+	f, err := os.OpenFile(s.o.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	meta := make([]byte, 2*os.Getpagesize())
+	if _, err := f.ReadAt(meta, 0); err == io.EOF {
+		return nil // it has no meta pages any more, as opening it will find out
+	} else if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(meta, 0); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // renew forgets what was known about the last handle.
