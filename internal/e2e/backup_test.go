@@ -192,16 +192,18 @@ func TestCheckExitCodes(t *testing.T) {
 // old data, and puts nothing in place that is not sound.
 func TestRestore(t *testing.T) {
 	w := newWorld(t, standin.Options{}, "--embedder", "lexical")
-	w.do("POST", "/cache/store", `{"prompt":"Where is it?","answer":"Here.","durability":"sync"}`)
+	w.do("POST", "/cache/store", `{"prompt":"Where is the pump?","answer":"Here.","durability":"sync"}`)
+	const parts = 60
+	wants(t, "import", w.tools("import", "--from", questions(t, parts), "--url", w.URL), "exit 0")
 	copied := filepath.Join(t.TempDir(), "copy.db")
-	wants(t, "backup", w.tools("backup", "--data", w.Data, "--admin", w.adminAddr(), "--to", copied), "1 records", "exit 0")
+	wants(t, "backup", w.tools("backup", "--data", w.Data, "--admin", w.adminAddr(), "--to", copied), "61 records", "exit 0")
 	w.do("POST", "/cache/store", `{"prompt":"Where was it?","answer":"There.","durability":"sync"}`)
 	if err := w.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(w.Data, "semcached.db")
-	if err := os.WriteFile(path+".snapshot", []byte("of the data before"), 0o600); err != nil {
-		t.Fatal(err)
+	if _, err := os.Stat(path + ".snapshot"); err != nil {
+		t.Fatal(err) // shutdown makes one
 	}
 	raw, err := os.ReadFile(copied)
 	if err != nil {
@@ -212,7 +214,7 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	wants(t, "restore of damage", w.tools("restore", "--data", w.Data, "--from", damaged), "nothing was changed", "exit 1")
-	if r, code := w.toolJSON("stats", "--data", w.Data); code != 0 || r.Records != 2 {
+	if r, code := w.toolJSON("stats", "--data", w.Data); code != 0 || r.Records != 62 {
 		t.Errorf("after a failed restore: exit %d %+v", code, r)
 	}
 	if _, err := os.Stat(path + ".snapshot"); err != nil {
@@ -225,20 +227,31 @@ func TestRestore(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	wants(t, "restore", string(out), "1 records are in place; what was there is ")
+	wants(t, "restore", string(out), "61 records are in place; what was there is ")
 	_, old, _ := strings.Cut(strings.TrimSpace(string(out)), "what was there is ")
-	if r, code := w.toolJSON("stats", "--file", old); code != 0 || r.Records != 2 {
+	if r, code := w.toolJSON("stats", "--file", old); code != 0 || r.Records != 62 {
 		t.Errorf("the old data: exit %d %+v", code, r)
 	}
 	if _, err := os.Stat(path + ".snapshot"); !os.IsNotExist(err) {
 		t.Errorf("a snapshot lies beside the new data: %v", err)
 	}
-	w.Restart()
-	if r := w.do("POST", "/cache/lookup", `{"prompt":"Where is it?"}`); !strings.Contains(r.body, "Here.") {
-		t.Errorf("%s", r.body)
+	for range 2 { // then also from a snapshot of what was restored
+		w.Restart()
+		for _, prompt := range []string{"Where is the pump?", "where is the pump"} {
+			if r := w.do("POST", "/cache/lookup", fmt.Sprintf(`{"prompt":%q}`, prompt)); !strings.Contains(r.body, "Here.") {
+				t.Errorf("%s %s", prompt, r.body)
+			}
+		}
+		if r := w.do("POST", "/cache/lookup", `{"prompt":"Where was it?"}`); strings.Contains(r.body, "There.") {
+			t.Errorf("%s", r.body)
+		}
+		w.priced(parts)
+		if err := w.Stop(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if r := w.do("POST", "/cache/lookup", `{"prompt":"Where was it?"}`); strings.Contains(r.body, "There.") {
-		t.Errorf("%s", r.body)
+	if strings.Count(w.Log(), "by a snapshot and 0 changes") != 1 {
+		t.Error("not the second start alone used a snapshot")
 	}
 }
 
