@@ -1,6 +1,14 @@
 package hnsw
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/semcached/semcached/index/vec"
+)
+
+// The walk that finds candidates compares codes; neighbours are chosen among them by exact
+// vectors, for they are chosen once and walked along for ever: chosen by codes, a graph
+// takes a half wider search for a recall of 0.99 (clustered data, 100,000 x 384).
 
 // gather finds neighbours for s.q, which is to be id's, on the layers up to level, and
 // leaves them in s.chosen. The caller holds mu or writers.
@@ -16,24 +24,33 @@ func (ix *Index) gather(s *scratch, id uint64, level int) {
 	for l := min(level, int(ix.levels[entry])); l >= 0; l-- {
 		near := ix.walk(&s.q, s, start, ix.o.Build, 0, l)
 		start = near[0].node()
-		near = slices.DeleteFunc(near, func(f found) bool { return !ix.live(f.node()) || ix.ids[f.node()] == id })
-		s.chosen[l] = append(s.chosen[l], ix.choose(s, near, ix.o.M)...)
+		s.fresh = s.fresh[:0]
+		for _, f := range near {
+			if n := f.node(); ix.live(n) && ix.ids[n] != id {
+				s.fresh = append(s.fresh, n)
+			}
+		}
+		s.chosen[l] = append(s.chosen[l], ix.choose(s, s.q.unit, s.fresh, ix.o.M)...)
 	}
 }
 
-// choose picks up to m of the candidates, which are sorted best first: those that are
-// nearer to the node in question than to any one picked before (algorithm 4), and then,
-// while there is room, the best of the others. The result is valid until the next call
-// with s.
-func (ix *Index) choose(s *scratch, candidates []found, m int) []uint32 {
+// choose picks up to m of the candidates as neighbours of row: the nearest first, those
+// that are nearer to it than to any one picked before (algorithm 4), and then, while
+// there is room, the best of the others. The result is valid until the next call with s.
+func (ix *Index) choose(s *scratch, row []float32, candidates []uint32, m int) []uint32 {
+	s.kept = s.kept[:0]
+	for _, n := range candidates {
+		s.kept = append(s.kept, foundAt(n, vec.Dot(row, ix.row(n))))
+	}
+	slices.Sort(s.kept)
 	s.picked, s.others = s.picked[:0], s.others[:0]
-	for _, c := range candidates {
+	for _, c := range slices.Backward(s.kept) {
 		if len(s.picked) == m {
 			break
 		}
 		node, score := c.node(), c.score()
-		s.qn.askNode(ix, node)
-		if slices.ContainsFunc(ix.compare(&s.qn, s, s.picked), func(x float32) bool { return x > score }) {
+		own := ix.row(node)
+		if slices.ContainsFunc(s.picked, func(p uint32) bool { return vec.Dot(own, ix.row(p)) > score }) {
 			s.others = append(s.others, node)
 			continue
 		}
@@ -65,12 +82,7 @@ func (ix *Index) link(s *scratch, node uint32, level int) {
 func (ix *Index) relink(s *scratch, node uint32, candidates []uint32, level int) {
 	slices.Sort(candidates)
 	candidates = slices.DeleteFunc(slices.Compact(candidates), func(n uint32) bool { return n == node || !ix.live(n) })
-	s.qn.askNode(ix, node)
-	s.beam = s.beam[:0]
-	for i, score := range ix.compare(&s.qn, s, candidates) {
-		offer(&s.beam, foundAt(candidates[i], score), len(candidates))
-	}
-	ix.setLinks(node, level, ix.choose(s, s.beam, len(ix.links(node, level))))
+	ix.setLinks(node, level, ix.choose(s, ix.row(node), candidates, len(ix.links(node, level))))
 }
 
 // unlink gives those who pointed to a removed node other neighbours: a choice among

@@ -32,16 +32,6 @@ func (q *question) ask(ix *Index) {
 	q.shift = 7.5 * float32(sum)
 }
 
-// askNode makes q the question for the neighbours of a node.
-func (q *question) askNode(ix *Index, node uint32) {
-	if ix.exact {
-		q.unit = append(q.unit[:0], ix.row(node)...)
-	}
-	q.code = slices.Grow(q.code[:0], ix.turn.size)[:ix.turn.size]
-	q.shift = 7.5 * float32(vec.UnpackInt4(q.code, ix.code(node)))
-	q.scale = ix.scaleOf(node) / 2
-}
-
 // found is a node and its similarity to the question by their codes, in one number that
 // is the greater the more similar: the bits of the similarity, made to sort as numbers
 // do, the node, and whether its neighbours have been looked at.
@@ -91,7 +81,7 @@ func offer(list *[]found, f found, size int) int {
 
 // scratch is what a search or a change needs beside the graph.
 type scratch struct {
-	q, qn  question // what is asked or added, and a node
+	q      question // what is asked or added
 	seen   []uint16 // by node: the epoch in which it was seen
 	epoch  uint16
 	beam   []found  // the best so far, best first

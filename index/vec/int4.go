@@ -44,25 +44,6 @@ func QuantizeInt4(dst []byte, v []float32) (scale float32) {
 	return energy / match
 }
 
-// UnpackInt4 writes a 4-bit vector to dst as 8-bit integers, 2n-15 for a level n, and
-// returns their sum: they can be asked for with DotInt4Rows, and stand for twice their
-// value. len(dst) must be a multiple of Int4Block, len(code) half of it.
-func UnpackInt4(dst []int8, code []byte) (sum int32) {
-	return unpackInt4(dst, code[:len(dst)/2])
-}
-
-func unpackInt4Go(dst []int8, code []byte) (sum int32) {
-	for b := 0; b < len(dst); b += Int4Block {
-		lo, hi := dst[b:b+32], dst[b+32:b+64]
-		for i, c := range code[b/2 : b/2+32] {
-			m, n := int8(c&15)*2-15, int8(c>>4)*2-15
-			lo[i], hi[i] = m, n
-			sum += int32(m) + int32(n)
-		}
-	}
-	return sum
-}
-
 // DotInt4Rows writes to out the sums of q[j]*n[j] for some rows of a table of 4-bit
 // vectors (see QuantizeInt4): chunks have 1<<shift rows each (the last may have fewer)
 // of len(q)/2 bytes, and at names the rows wanted. len(q) must be a multiple of
@@ -95,5 +76,6 @@ func dotInt4Go(q []int8, row []byte) (sum int32) {
 	return sum
 }
 
-// Fetch asks the processor for a list that will be read soon.
+// Fetch asks the processor for a list that will be read soon: a hint, which takes no time
+// and may be ignored. l must not be empty.
 func Fetch(l []uint32) { fetch(&l[0], 4*len(l)) }

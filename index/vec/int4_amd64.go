@@ -16,17 +16,7 @@ func dotInt4Rows(out []int32, q []int8, chunks [][]byte, shift uint, at []uint32
 	dotInt4RowsAVX2(&out[0], &q[0], len(q), &chunks[0], shift, &at[0], len(at))
 }
 
-// unpackInt4AVX2 is unpackInt4Go for n components, a positive multiple of 64.
+// fetch prefetches the cache lines from p on.
 //
-//go:noescape
-func unpackInt4AVX2(dst *int8, code *byte, n int) (sum int32)
-
-func unpackInt4(dst []int8, code []byte) (sum int32) {
-	if !useAVX2 || len(dst) == 0 || len(dst)%Int4Block != 0 {
-		return unpackInt4Go(dst, code)
-	}
-	return unpackInt4AVX2(&dst[0], &code[0], len(dst))
-}
-
 //go:noescape
 func fetch(p *uint32, bytes int)

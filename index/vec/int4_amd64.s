@@ -121,49 +121,6 @@ block:
 	VZEROUPPER
 	RET
 
-// func unpackInt4AVX2(dst *int8, code *byte, n int) (sum int32)
-//
-// The sum is that of the levels, by eights in VPSADBW: twice that, less 15 for each.
-TEXT ·unpackInt4AVX2(SB), NOSPLIT, $0-28
-	MOVQ         dst+0(FP), DI
-	MOVQ         code+8(FP), SI
-	MOVQ         n+16(FP), CX
-	VPBROADCASTQ int4Low<>(SB), Y15
-	VPXOR        Y14, Y14, Y14
-	VPXOR        Y0, Y0, Y0
-
-block:
-	VMOVDQU (SI), Y1
-	VPSRLW  $4, Y1, Y2
-	VPAND   Y15, Y1, Y1
-	VPAND   Y15, Y2, Y2
-	VPADDB  Y1, Y2, Y3
-	VPSADBW Y14, Y3, Y3
-	VPADDQ  Y3, Y0, Y0
-	VPADDB  Y1, Y1, Y1
-	VPADDB  Y2, Y2, Y2
-	VPSUBB  Y15, Y1, Y1
-	VPSUBB  Y15, Y2, Y2
-	VMOVDQU Y1, (DI)
-	VMOVDQU Y2, 32(DI)
-	ADDQ    $32, SI
-	ADDQ    $64, DI
-	SUBQ    $64, CX
-	JNZ     block
-
-	VEXTRACTI128 $1, Y0, X1
-	VPADDQ       X1, X0, X0
-	VPSHUFD      $0x4E, X0, X1
-	VPADDQ       X1, X0, X0
-	VMOVQ        X0, AX
-	MOVQ         n+16(FP), CX
-	ADDQ         AX, AX
-	IMULQ        $15, CX
-	SUBQ         CX, AX
-	VZEROUPPER
-	MOVL         AX, sum+24(FP)
-	RET
-
 // func fetch(p *uint32, bytes int)
 TEXT ·fetch(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), SI

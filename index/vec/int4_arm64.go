@@ -20,7 +20,7 @@ func dotInt4Rows(out []int32, q []int8, chunks [][]byte, shift uint, at []uint32
 	}
 }
 
-func unpackInt4(dst []int8, code []byte) (sum int32) { return unpackInt4Go(dst, code) }
-
+// fetch prefetches the cache lines from p on.
+//
 //go:noescape
 func fetch(p *uint32, bytes int)

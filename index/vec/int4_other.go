@@ -6,6 +6,4 @@ func dotInt4Rows(out []int32, q []int8, chunks [][]byte, shift uint, at []uint32
 	dotInt4RowsGo(out, q, chunks, shift, at)
 }
 
-func unpackInt4(dst []int8, code []byte) (sum int32) { return unpackInt4Go(dst, code) }
-
 func fetch(*uint32, int) {}

@@ -150,35 +150,6 @@ func TestInt4StandsForTheVector(t *testing.T) {
 	}
 }
 
-func TestUnpackInt4(t *testing.T) {
-	rng := rand.New(rand.NewPCG(4, 4))
-	for _, n := range []int{0, 64, 128, 384, 1088} {
-		for offset := range 3 {
-			code := make([]byte, n/2+offset)
-			for i := range code {
-				code[i] = byte(rng.Uint32())
-			}
-			code = code[offset:]
-			want, got, plain := make([]int8, n), make([]int8, n), make([]int8, n)
-			var sum int32
-			for i := range want {
-				level := code[i/64*32+i%32]
-				if i%64 >= 32 {
-					level >>= 4
-				}
-				want[i] = int8(2*int(level&15) - 15)
-				sum += int32(want[i])
-			}
-			if s := UnpackInt4(got, code); s != sum || !slices.Equal(got, want) {
-				t.Fatalf("%d components: %v, sum %d, want %v, sum %d", n, got, s, want, sum)
-			}
-			if s := unpackInt4Go(plain, code); s != sum || !slices.Equal(plain, want) {
-				t.Fatalf("in Go, %d components: %v, sum %d, want %v, sum %d", n, plain, s, want, sum)
-			}
-		}
-	}
-}
-
 func BenchmarkDotInt4Rows(b *testing.B) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	q, out := make([]int8, 384), make([]int32, 32)
