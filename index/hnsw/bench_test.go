@@ -1,6 +1,7 @@
 package hnsw
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -147,4 +148,18 @@ func BenchmarkReplace(b *testing.B) {
 		s.ix.Add(i%benchSize, s.more())
 		i++
 	}
+}
+
+func BenchmarkLoad(b *testing.B) {
+	s := benchSets["data=groups/dims=384"]()
+	var snapshot bytes.Buffer
+	if err := s.ix.Snapshot(&snapshot); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := Load(bytes.NewReader(snapshot.Bytes())); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(s.ix.Len()), "ns/vector")
 }
