@@ -119,7 +119,7 @@ func (g goals) memory() {
 	if allocs < 0 {
 		allocs = math.NaN()
 	}
-	g.line("allocations per lookup of ours, the most", allocs, -0.05, "%.2f", true, "")
+	g.line("allocations per lookup of ours, the most", allocs, -0.1, "%.1f", true, "")
 	for _, c := range []struct {
 		system string
 		bytes  float64
