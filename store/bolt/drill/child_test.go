@@ -144,10 +144,10 @@ func (c *childState) workers() ([]*worker, error) {
 			return id
 		}}
 	}
-	if len(ws) == 0 {
-		return nil, nil
-	}
 	_, err := c.s.Load(context.Background(), epoch, func(r *store.Record) error {
+		if len(ws) == 0 {
+			return nil
+		}
 		w := ws[r.ID%uint64(len(ws))]
 		w.m[r.ID] = []state{{op: version(r)}}
 		if keeper(r.ID) {

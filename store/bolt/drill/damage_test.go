@@ -115,16 +115,9 @@ type damageReport struct {
 
 func (r *damageReport) trial(t *testing.T, dir string, data, snapshot []byte) {
 	t.Helper()
-	if err := os.RemoveAll(dir); err != nil {
+	lay(t, dir, data)
+	if err := os.WriteFile(filepath.Join(dir, dataFile+".snapshot"), snapshot, 0o600); err != nil {
 		t.Fatal(err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for name, b := range map[string][]byte{dataFile: data, dataFile + ".snapshot": snapshot} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 	keep := append([]byte(nil), data...)
 	p := start(t, childConfig{Dir: dir, Base: 1 << 32, Probe: true})
