@@ -117,7 +117,9 @@ func (e *Engine) restore(ctx context.Context) (LoadReport, error) {
 		return report, err
 	}
 	defer file.Close()
-	s := &restoring{e: e, ctx: ctx, r: bufio.NewReaderSize(file, snapshotBuffer), now: e.o.Now().Add(-e.o.KeepStale), report: &report}
+	in, done := readAhead(file)
+	defer func() { in.end(); <-done }()
+	s := &restoring{e: e, ctx: ctx, r: bufio.NewReaderSize(in, snapshotBuffer), now: e.o.Now().Add(-e.o.KeepStale), report: &report}
 	if err := s.read(); err != nil {
 		return report, err
 	}

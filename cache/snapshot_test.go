@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/semcached/semcached/index"
@@ -416,4 +417,32 @@ func TestSnapshotsAreMadeWhenWorthwhile(t *testing.T) {
 	if err := w.Snapshot(t.Context()); !errors.Is(err, errUnsaved) {
 		t.Errorf("a snapshot of what the disk lacks: %v", err)
 	}
+}
+
+func TestReadAheadIsTheSameAndEnds(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, size := range []int{0, 1, aheadBytes - 1, aheadBytes, aheadBytes + 1, 20*aheadBytes + 7} {
+		want := make([]byte, size)
+		for i := range want {
+			want[i] = byte(rng.Uint32())
+		}
+		a, done := readAhead(bytes.NewReader(want))
+		got, err := io.ReadAll(a)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes: %d came, %v", size, len(got), err)
+		}
+		a.end()
+		<-done
+		a, done = readAhead(bytes.NewReader(want)) // given up early
+		io.ReadFull(a, make([]byte, min(size, 10)))
+		a.end()
+		<-done
+	}
+	broken := errors.New("EIO")
+	a, done := readAhead(io.MultiReader(bytes.NewReader([]byte("ab")), iotest.ErrReader(broken)))
+	if got, err := io.ReadAll(a); string(got) != "ab" || err != broken {
+		t.Errorf("%q, %v", got, err)
+	}
+	a.end()
+	<-done
 }

@@ -142,9 +142,10 @@ func readBlock(r io.Reader, rowBytes int, left uint64) (block []byte, rows uint6
 	return block[:size], rows, nil
 }
 
-// ReadGrowing reads n bytes, allocating no more than has come in so far, twice over.
+// ReadGrowing reads n bytes, allocating no more than 2 MiB, a block, or what has come in
+// so far, twice over.
 func ReadGrowing(r io.Reader, n int) ([]byte, error) {
-	b := make([]byte, 0, min(n, 64<<10))
+	b := make([]byte, 0, min(n, 2<<20))
 	for len(b) < n {
 		if len(b) == cap(b) {
 			b = append(b, 0)[:len(b)]

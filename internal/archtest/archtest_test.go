@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"store/*":            {"store"},
 	"bench":              {"cache", "index", "index/*", "store", "store/*"},
 	"bench/eviction":     {"cache/admission"},
+	"bench/start":        {"cache", "index", "index/sketch", "store/bolt"},
 	"bench/index":        {"bench/index/vectors", "index", "index/*"},
 	"bench/index/*":      {"index/vec"},
 	"internal/alert":     {},
