@@ -196,7 +196,10 @@ func instance() string {
 
 func (s *server) storeStats() telemetry.StoreStats {
 	st := s.store.Stats()
-	return telemetry.StoreStats{Bytes: st.Bytes, Pending: int64(st.Pending), Corrupt: st.Corrupt, Failed: st.Failed}
+	return telemetry.StoreStats{
+		Bytes: st.Bytes, Free: st.Free, Pending: int64(st.Pending), Corrupt: st.Corrupt, Failed: st.Failed, Busy: st.Busy, Full: st.Full,
+		Compactions: st.Compactions, Uncovered: st.Seq - min(st.SnapshotSeq, st.Seq), SnapshotSince: st.SnapshotAt,
+	}
 }
 
 // indexes returns the constructor of --index and what reads its snapshots. auto is the

@@ -54,11 +54,6 @@ type Options struct {
 	Store    func() StoreStats
 }
 
-// StoreStats is what is shown of the store.
-type StoreStats struct {
-	Bytes, Pending, Corrupt, Failed int64
-}
-
 // Telemetry holds the collectors. It is safe for concurrent use.
 type Telemetry struct {
 	registry *prometheus.Registry
@@ -340,70 +335,4 @@ func (t *Telemetry) UpstreamHooks() upstream.Hooks {
 			t.upTime[backend].Observe(d.Seconds())
 		}
 	}}
-}
-
-// gauges reads the sizes of things when it is scraped.
-type gauges struct{ o Options }
-
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("semcached_"+name, help, labels, nil)
-}
-
-var (
-	descEntries     = desc("entries", "Entries in memory.")
-	descBytes       = desc("entry_bytes", "Bytes of all entries.")
-	descMaxBytes    = desc("entry_bytes_max", "Bytes that all entries may take.")
-	descPartitions  = desc("partitions", "Partitions with vectors.")
-	descReady       = desc("ready", "1 when the entries are loaded.")
-	descVectors     = desc("index_vectors", "Vectors by kind of index.", "tier")
-	descTombstones  = desc("index_tombstones", "Deleted vectors that still take room.", "tier")
-	descIndexBytes  = desc("index_bytes", "Memory of the indexes.", "tier")
-	descStoreBytes  = desc("store_bytes", "Size of the data file.")
-	descPending     = desc("wal_pending", "Writes that wait for a commit.")
-	descCorrupt     = desc("store_corrupt_records_total", "Damaged records met since the start.")
-	descStoreFailed = desc("store_failed_writes_total", "Writes that did not reach the disk.")
-	descUnembedded  = desc("unembedded_total", "Entries left exact-only because no vector could be had.")
-)
-
-// Describe implements prometheus.Collector.
-func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descEntries, descBytes, descMaxBytes, descPartitions, descReady, descVectors,
-		descTombstones, descIndexBytes, descStoreBytes, descPending, descCorrupt, descStoreFailed, descUnembedded} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (g *gauges) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	counter := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
-	}
-	if g.o.Cache != nil {
-		s := g.o.Cache()
-		ready := 1.0
-		if s.Loading {
-			ready = 0
-		}
-		gauge(descReady, ready)
-		gauge(descEntries, float64(s.Entries))
-		gauge(descBytes, float64(s.Bytes))
-		gauge(descMaxBytes, float64(s.MaxBytes))
-		gauge(descPartitions, float64(s.Partitions))
-		counter(descUnembedded, float64(s.Unembedded))
-		for tier, i := range s.Tiers {
-			gauge(descVectors, float64(i.Vectors), tier)
-			gauge(descTombstones, float64(i.Tombstones), tier)
-			gauge(descIndexBytes, float64(i.Bytes), tier)
-		}
-	}
-	if g.o.Store != nil {
-		s := g.o.Store()
-		gauge(descStoreBytes, float64(s.Bytes))
-		gauge(descPending, float64(s.Pending))
-		counter(descCorrupt, float64(s.Corrupt))
-		counter(descStoreFailed, float64(s.Failed))
-	}
 }

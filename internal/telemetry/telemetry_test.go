@@ -18,8 +18,15 @@ func scrape(t *Telemetry) string {
 func newTelemetry() *Telemetry {
 	return New(Options{
 		Version: "v1", Backends: []string{"a:1"},
-		Cache: func() cache.Stats { return cache.Stats{Entries: 5, Tiers: map[string]cache.Tier{"flat": {Vectors: 4}}} },
-		Store: func() StoreStats { return StoreStats{Bytes: 7, Pending: 2} },
+		Cache: func() cache.Stats { 
+			return cache.Stats{
+				Entries: 5, AnswerMemory: 6, AnswerReads: 8, Unsaved: 9, Tenants: []cache.Tenant{{Name: "a", Entries: 3, Bytes: 4}},
+				Tiers: map[string]cache.Tier{"flat": {Vectors: 4, Recall: 0.5, Probed: 11, Hot: 12}},
+			}
+		},
+		Store: func() StoreStats {
+			return StoreStats{Bytes: 7, Pending: 2, Free: 3, Full: true, Busy: 4, Compactions: 5, Uncovered: 6, SnapshotSince: time.Unix(1000, 0)}
+		},
 	})
 }
 
@@ -35,6 +42,10 @@ func TestEverySeriesIsThereBeforeAnythingHappens(t *testing.T) {
 		`semcached_tokens_saved_total{type="output"} 0`, `semcached_model_seconds_saved_total 0`, `semcached_collapsed_total 0`, `semcached_inflight 0`,
 		`semcached_upstream_requests_total{backend="a:1",status_class="5xx"} 0`, `semcached_upstream_ttft_seconds_count{backend="a:1"} 0`,
 		`semcached_entries 5`, `semcached_index_vectors{tier="flat"} 4`, `semcached_store_bytes 7`, `semcached_wal_pending 2`, `semcached_ready 1`,
+		`semcached_answer_memory_bytes 6`, `semcached_answer_reads_total 8`, `semcached_unsaved_writes 9`, `semcached_tenant_bytes{tenant="a"} 4`, `semcached_tenant_entries{tenant="a"} 3`,
+		`semcached_index_recall{tier="flat"} 0.5`, `semcached_index_probed{tier="flat"} 11`, `semcached_index_hot_bytes{tier="flat"} 12`,
+		`semcached_store_free_bytes 3`, `semcached_store_full 1`, `semcached_store_busy_total 4`, `semcached_store_compactions_total 5`,
+		`semcached_snapshot_uncovered_changes 6`, `semcached_snapshot_timestamp_seconds 1000`, `semcached_evictions_total{reason="admission"} 0`, `semcached_evictions_total{reason="quota"} 0`,
 		`semcached_build_info{goversion="go`, `go_goroutines `, `process_start_time_seconds `,
 	} {
 		if !strings.Contains(text, want) {
