@@ -18,7 +18,7 @@ func scrape(t *Telemetry) string {
 func newTelemetry() *Telemetry {
 	return New(Options{
 		Version: "v1", Backends: []string{"a:1"},
-		Cache: func() cache.Stats { 
+		Cache: func() cache.Stats {
 			return cache.Stats{
 				Entries: 5, AnswerMemory: 6, AnswerReads: 8, Unsaved: 9, Tenants: []cache.Tenant{{Name: "a", Entries: 3, Bytes: 4}},
 				Tiers: map[string]cache.Tier{"flat": {Vectors: 4, Recall: 0.5, Probed: 11, Hot: 12}},
