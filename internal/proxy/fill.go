@@ -30,6 +30,7 @@ type fill struct {
 	req        *wire.Request
 	q          *cache.Query // nil: there is nothing to look up
 	opts       cache.StoreOptions
+	promised   bool        // the client itself asked for durability
 	header     http.Header // for the upstream
 	noStore    bool
 	noFallback bool
@@ -48,7 +49,8 @@ type filling struct {
 	rw    *wire.Rewriter // nil: nothing is filtered
 	head  http.Header    // to be sent before the first chunk; nil afterwards
 	// keep stores the answer that c has collected.
-	keep func()
+	keep   func()
+	unkept error // why it could not be made durable, although that was asked for
 }
 
 // outcome is what a filling leaves behind for those who waited.
@@ -225,9 +227,33 @@ func (r *filling) object(body []byte) (err error) {
 		r.head.Set("X-Semcached-Reason", "incomplete")
 	}
 	r.keep()
+	r.tellDurability()
 	r.begin()
 	r.s.Write(body)
 	return nil
+}
+
+// tellDurability says in the head of a whole answer what became of it on disk.
+func (r *filling) tellDurability() {
+	switch {
+	case r.unkept != nil:
+		r.head.Set("X-Semcached-Durability", "failed")
+	case r.opts.Sync && r.out.kept != nil:
+		r.head.Set("X-Semcached-Durability", "sync")
+	}
+}
+
+// end hands on the final line of a stream once its answer is kept. Its head was sent
+// long ago; a client that has asked for durability is told of a failure by an error
+// line in the place of the final one. If only the configuration asks, the answer,
+// which is right, comes whole: log and metrics tell.
+func (r *filling) end(final []byte) {
+	if r.promised && r.unkept != nil {
+		r.out.err = "the answer is complete, but it could not be made durable: " + r.unkept.Error()
+		final = wire.ErrorLine(wire.Native, r.out.err)
+	}
+	r.begin()
+	r.s.Write(final)
 }
 
 // blamesRequest reports whether Ollama's 500 is about a wrong option.
@@ -372,6 +398,9 @@ func (r *filling) last(final []byte, lines *wire.LineReader) bool {
 	}()
 	timer := time.NewTimer(endTime)
 	defer timer.Stop()
+	if r.promised {
+		timer.Stop() // then the promise is kept first
+	}
 	var more result
 	r.begin()
 	select {
@@ -379,7 +408,7 @@ func (r *filling) last(final []byte, lines *wire.LineReader) bool {
 		if more.err == io.EOF {
 			r.keep()
 		}
-		r.s.Write(final)
+		r.end(final)
 	case <-timer.C:
 		r.s.Write(final)
 		if more = <-end; more.err == io.EOF {
@@ -440,7 +469,10 @@ func (r *filling) store(q *cache.Query, provider, digest, model string) {
 	}
 	if err != nil {
 		s.Fail("store")
-		r.p.o.Log.Warn("answer not stored", "error", err)
+		r.p.o.Log.Warn("answer not stored", "error", err, "durable", r.opts.Sync)
+		if r.opts.Sync {
+			r.unkept = err
+		}
 		return
 	}
 	r.out.kept = &Kept{Op: r.req.Op, Namespace: q.Namespace, Canonical: q.Canonical, Tags: r.opts.Tags, Answer: a}

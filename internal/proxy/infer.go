@@ -240,6 +240,7 @@ type flightKey struct {
 	key                               cache.Key
 	model                             string
 	stream, sync, noStore, noFallback bool
+	promised                          bool
 	alone                             *exchange // not shared
 }
 
@@ -247,7 +248,7 @@ type flightKey struct {
 func (x *exchange) miss(req *request, q *cache.Query, c Controls, reason string) {
 	x.event.Outcome, x.event.Reason, x.event.Source = "miss", reason, "ollama"
 	f := x.fill(req, q, c)
-	key := flightKey{key: q.Key(), model: req.native.Model, stream: req.native.Stream, sync: f.opts.Sync, noStore: f.noStore, noFallback: f.noFallback}
+	key := flightKey{key: q.Key(), model: req.native.Model, stream: req.native.Stream, sync: f.opts.Sync, promised: f.promised, noStore: f.noStore, noFallback: f.noFallback}
 	x.ask(req, f, key, func(collapsed bool) {
 		missHeaders(x.w.Header(), reason, q.Key(), collapsed)
 	})
@@ -259,6 +260,7 @@ func (x *exchange) fill(req *request, q *cache.Query, c Controls) *fill {
 	return &fill{
 		p: x.p, req: req.native, q: q, header: x.p.outbound(x.r),
 		opts:       cache.StoreOptions{TTL: c.TTL, Tags: c.Tags, Sync: c.Sync || x.p.o.Sync},
+		promised:   c.Sync,
 		noStore:    q == nil || !x.tenant.May(tenant.Write),
 		noFallback: c.NoFallback || x.tenant.NoFallback,
 	}

@@ -220,6 +220,7 @@ func (r *filling) cloudObject(resp *http.Response, t *wire.Cloud) (bool, error) 
 	r.c.Add(native)
 	r.head.Set("Content-Type", "application/json; charset=utf-8")
 	r.keep()
+	r.tellDurability()
 	r.begin()
 	r.s.Write(native)
 	return true, nil
@@ -258,6 +259,8 @@ func (r *filling) cloudLines(native []byte) error {
 			r.c.Add(l)
 			if r.c.Done() {
 				r.keep()
+				r.end(l)
+				continue
 			}
 			r.begin()
 			r.s.Write(l)
