@@ -45,6 +45,7 @@ type childConfig struct {
 	Readers bool          // look up meanwhile, and note how long that took
 	Pause   time.Duration // of each worker after a batch that failed
 	Probe   bool          // look at damaged data instead
+	Cut     int64         // cut the file to so many bytes while it is open, if not 0
 }
 
 const (

@@ -92,6 +92,14 @@ func TestDamage(t *testing.T) {
 			y.finish(t)
 		})
 	}
+	t.Run("truncated while open", func(t *testing.T) {
+		r := &damageReport{tally: new(tally)}
+		for range trials {
+			r.cut = int64(1 + rng.IntN(len(data)))
+			r.trial(t, dir, data, snapshot)
+		}
+		r.finish(t)
+	})
 	t.Run("snapshot", func(t *testing.T) {
 		y := new(tally)
 		r := &damageReport{tally: y}
@@ -111,6 +119,7 @@ type damageReport struct {
 	*tally
 	kept, least, seen, unclean, unsound int
 	why                                 string // the last was not sound
+	cut                                 int64  // where the file is to be cut while it is open, if not 0
 }
 
 func (r *damageReport) trial(t *testing.T, dir string, data, snapshot []byte) {
@@ -120,7 +129,7 @@ func (r *damageReport) trial(t *testing.T, dir string, data, snapshot []byte) {
 		t.Fatal(err)
 	}
 	keep := append([]byte(nil), data...)
-	p := start(t, childConfig{Dir: dir, Base: 1 << 32, Probe: true})
+	p := start(t, childConfig{Dir: dir, Base: 1 << 32, Probe: true, Cut: r.cut})
 	end := p.wait()
 	r.rounds++
 	done := false

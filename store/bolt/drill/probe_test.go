@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -27,6 +28,12 @@ func (c *childState) probe() int {
 	}
 	ids := c.served(s)
 	c.tell("T %d", time.Since(began))
+	if c.c.Cut > 0 {
+		if err := os.Truncate(path, c.c.Cut); err != nil {
+			c.tell("B %v", err)
+		}
+		ids = c.served(s)
+	}
 	c.tell("K %d", len(ids))
 	c.changes(s)
 	c.snapshot(s)
