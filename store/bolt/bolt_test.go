@@ -282,6 +282,9 @@ func TestFullDiskFailsWritesAndHeals(t *testing.T) {
 	if err := s.Sync(t.Context()); err == nil {
 		t.Error("Sync hides that a write before it failed")
 	}
+	if s.Sync(t.Context()); s.Stats().LastErr == "" {
+		t.Error("waiting for nothing has cleared the error")
+	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=32m"); err != nil {
 		t.Fatal(err)
 	}

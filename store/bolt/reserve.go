@@ -86,6 +86,6 @@ func (s *Store) squeeze(batch []op, err error) {
 		finish(few, err)
 	}
 	if !failed {
-		s.noteSuccess(false)
+		s.noteSuccess()
 	}
 }

@@ -222,10 +222,20 @@ func (s *Store) commitNext() bool {
 	if err != nil {
 		s.recover(batch, err)
 		s.noteFailure(batch, err)
-	} else {
-		s.noteSuccess(len(refused) > 0)
+	} else if len(refused) == 0 && !idle(batch) {
+		s.noteSuccess()
 	}
 	finish(batch, err)
+	return true
+}
+
+// idle reports whether a batch has nothing to commit.
+func idle(batch []op) bool {
+	for _, o := range batch {
+		if o.kind != opBarrier && o.kind != opSalvage {
+			return false
+		}
+	}
 	return true
 }
 
@@ -299,13 +309,11 @@ func (s *Store) noteFailure(batch []op, err error) {
 	s.failure = err
 }
 
-// noteSuccess clears the last error, unless a part of the batch was refused.
-func (s *Store) noteSuccess(refused bool) {
+// noteSuccess clears the last error after a commit of which nothing was refused.
+func (s *Store) noteSuccess() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !refused {
-		s.stats.LastErr, s.stats.Full = "", false
-	}
+	s.stats.LastErr, s.stats.Full = "", false
 }
 
 // admit tells the puts for which there is no room, by MaxSize or for want of a reserve,
@@ -368,11 +376,7 @@ func allocSize(h *handle) int {
 
 // commit writes a batch in one transaction. The caller holds writing.
 func (s *Store) commit(batch []op) error {
-	idle := true
-	for _, o := range batch {
-		idle = idle && (o.kind == opBarrier || o.kind == opSalvage)
-	}
-	if idle {
+	if idle(batch) {
 		return nil
 	}
 	if s.broken {
