@@ -14,7 +14,7 @@ import (
 
 // early returns an index that makes lists from n vectors on, of any data.
 func early(dims, n int) *Index {
-	return newIndex(dims, &options{codesFrom: min(20, n), listsFrom: n, always: true})
+	return newIndex(dims, &options{codesFrom: min(20, n), listsFrom: n, moved: 500, always: true})
 }
 
 // settle waits until no lists are being made.
@@ -191,7 +191,7 @@ func TestSearchesGoOnWhileListsAreMade(t *testing.T) {
 func TestDataWithoutGroupsIsFoundAsWell(t *testing.T) {
 	for _, dims := range []int{64, 256} {
 		rng := rand.New(rand.NewPCG(13, uint64(dims)))
-		ix := newIndex(dims, &options{codesFrom: 256, listsFrom: 2000})
+		ix := newIndex(dims, &options{codesFrom: 256, listsFrom: 2000, moved: 8000})
 		rows := make([][]float32, 2100)
 		for id := range rows {
 			rows[id] = unit(normal(rng, dims, 1))

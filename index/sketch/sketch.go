@@ -62,12 +62,14 @@ const (
 type options struct {
 	codesFrom int  // number of vectors from which codes are kept
 	listsFrom int  // and from which there is more than one list, where that pays
+	moved     int  // vectors that margins are measured with, in each way of moving
 	always    bool // make lists even where they do not, for tests
 }
 
 var defaults = options{
 	codesFrom: 256, // below, a plain scan takes no longer than turning the question
 	listsFrom: 16 << 10,
+	moved:     8000,
 }
 
 // Index is an index.Noter. Searches with a threshold are probabilistic as the package

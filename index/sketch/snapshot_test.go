@@ -100,7 +100,7 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 	rng := rand.New(rand.NewPCG(32, 7))
 	draw := clusters(rng, dims, 20, 0.5, 0.4)
 	for _, listsFrom := range []int{1500, 1 << 20} {
-		ix := newIndex(dims, &options{codesFrom: 256, listsFrom: listsFrom, always: true})
+		ix := newIndex(dims, &options{codesFrom: 256, listsFrom: listsFrom, moved: 500, always: true})
 		for id := range uint64(6000) {
 			ix.Add(id, draw())
 		}
@@ -220,7 +220,7 @@ func TestForgedSnapshotsAreRefused(t *testing.T) {
 
 func FuzzLoad(f *testing.F) {
 	rng := rand.New(rand.NewPCG(35, 7))
-	for _, o := range []*options{&defaults, {codesFrom: 20, listsFrom: 30, always: true}} {
+	for _, o := range []*options{&defaults, {codesFrom: 20, listsFrom: 30, moved: 500, always: true}} {
 		ix := newIndex(2, o)
 		for id := range uint64(60) {
 			ix.Add(id, normal(rng, 2, 1))

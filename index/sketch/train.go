@@ -60,7 +60,7 @@ func (ix *Index) suited(cur *space, sample [][]float32, n int) *space {
 	}
 	apart := min(heldOut, len(sample)/2)
 	lists := newLists(cur.r, ix.dims, n, min(listsFor(n), len(sample)-apart), sample[apart:])
-	lists.calibrate(sample[:apart], sample)
+	lists.calibrate(sample[:apart], sample, ix.o.moved)
 	asked, stored := sample[:apart/20], sample[apart/20:]
 	if ix.o.always || lists.cost(stored, asked, n) < worthwhile*one.cost(stored, asked, n) {
 		return lists
@@ -163,9 +163,9 @@ func (s *space) cost(stored, asked [][]float32, n int) float64 {
 }
 
 const (
-	// calibrations is how many vectors are moved in each of moves ways; all but the
-	// left farthest must be found: 2/8001 < missList.
-	calibrations, moves, left = 8000, 4, 2
+	// moves is in how many ways vectors are moved; all but the left farthest of each
+	// must be found: 2/8001 < missList.
+	moves, left = 4, 2
 	// safety widens what was measured, and roundoff is for the 8-bit scores of the
 	// moved vector, which are here put together from those of two others.
 	safety, roundoff = 1.05, 0.002
@@ -179,14 +179,14 @@ const (
 // their list differ. The margin is what was needed for all but two in 8000 of the way that
 // needs most, and a little more. Of pairs moved so, no more than missList are expected to
 // be missed, and of the other ways fewer.
-func (s *space) calibrate(apart, sample [][]float32) {
+func (s *space) calibrate(apart, sample [][]float32, moved int) {
 	members := make([][][]float32, s.len())
 	s.divide(members, sample)
 	var x, d sketched
 	s.prepare(&x)
 	s.prepare(&d)
 	var far [moves][marginCount][left + 1]float32 // the largest, in descending order
-	for i := range calibrations * moves {
+	for i := range moved * moves {
 		v := apart[rand.IntN(len(apart))]
 		s.score(&x, v)
 		towards := direction(v, sample, members[x.nearest], i%moves)
