@@ -165,7 +165,7 @@ func (s *space) cost(stored, asked [][]float32, n int) float64 {
 const (
 	// moves is in how many ways vectors are moved; all but the left farthest of each
 	// must be found: 2/8001 < missList.
-	moves, left = 4, 2
+	moves, left = 5, 2
 	// safety widens what was measured, and roundoff is for the 8-bit scores of the
 	// moved vector, which are here put together from those of two others.
 	safety, roundoff = 1.05, 0.002
@@ -174,10 +174,10 @@ const (
 // calibrate measures the margins: how far a question may lie beyond the border between
 // the list of its nearest centre and that of a vector at a cosine of t to it.
 //
-// Vectors held apart from the making are moved to that cosine in four ways: anywhere; towards another
-// vector of the sample; towards another one of their list; and as two neighbours in
-// their list differ. The margin is what was needed for all but two in 8000 of the way that
-// needs most, and a little more. Of pairs moved so, no more than missList are expected to
+// Vectors held apart from the making are moved to that cosine in five ways: anywhere; towards another
+// vector of the sample; towards another one of their list; as two neighbours in their
+// list differ; and as any two of it do. The margin is what was needed for all but two in
+// 8000 of the way that needs most, and a little more. Of pairs moved so, no more than missList are expected to
 // be missed, and of the other ways fewer.
 func (s *space) calibrate(apart, sample [][]float32, moved int) {
 	members := make([][][]float32, s.len())
@@ -256,6 +256,11 @@ func direction(v []float32, sample, list [][]float32, way int) []float32 {
 		one := list[rand.IntN(len(list))]
 		for i, x := range neighbour(one, list) {
 			d[i] = x - one[i]
+		}
+	case 4:
+		other := list[rand.IntN(len(list))]
+		for i, x := range list[rand.IntN(len(list))] {
+			d[i] = x - other[i]
 		}
 	}
 	along := vec.Dot(d, v)
