@@ -10,7 +10,8 @@ import (
 
 // answers keeps the answers that are asked for most in memory, within a budget; the
 // others are read from the store when they are asked for. A hit on an answer in memory
-// takes no lock.
+// takes no lock and allocates nothing. It shares the counts of use with the eviction:
+// a cache of its own (otter, say) would count again, and hold a second map of all IDs.
 type answers struct {
 	max   int64
 	use   *admission.Sketch

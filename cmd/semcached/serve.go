@@ -446,6 +446,9 @@ const snapshotTime = 30 * time.Second
 
 // snapshot saves what makes the next start fast, unless there is a hurry.
 func (s *server) snapshot() {
+	if s.c.Data == inMemory {
+		return
+	}
 	ctx, cancel := s.patience(snapshotTime)
 	defer cancel()
 	s.store.Sync(ctx) // a failure is told by the snapshot
