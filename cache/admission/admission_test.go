@@ -351,3 +351,27 @@ func TestBooksBalance(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkUse is what a hit pays for being counted.
+func BenchmarkUse(b *testing.B) {
+	p := New[int](1<<20, 0)
+	p.Sketch().Grow(100_000)
+	b.ReportAllocs()
+	for i := uint64(0); b.Loop(); i++ {
+		p.Use(hash(i & 0xffff))
+	}
+}
+
+// BenchmarkEvict is an addition to a full cache and the choice of who goes for it.
+func BenchmarkEvict(b *testing.B) {
+	p := New[uint64](100_000_000, 1)
+	b.ReportAllocs()
+	for i := uint64(0); b.Loop(); i++ {
+		p.Use(hash(i))
+		p.Add(&Item[uint64]{Value: i, Hash: hash(i), Cost: time.Second, Expires: start.Add(time.Hour)}, "a", 1000)
+		p.Sketch().Age()
+		for v, _ := p.Victim(start); v != nil; v, _ = p.Victim(start) {
+			p.Remove(v)
+		}
+	}
+}
