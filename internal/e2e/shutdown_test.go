@@ -35,6 +35,19 @@ func (w *world) hits(question string) {
 	}
 }
 
+// says waits for parts of the log: a server is ready a moment before it says so.
+func (w *world) says(parts ...string) {
+	w.t.Helper()
+	for _, p := range parts {
+		w.Eventually(p, func() error {
+			if !strings.Contains(w.Log(), p) {
+				return errors.New("not in the log")
+			}
+			return nil
+		})
+	}
+}
+
 func TestShutdownSavesWhatMakesTheNextStartFast(t *testing.T) {
 	w := newWorld(t, standin.Options{}, "--embedder", "lexical")
 	question := w.keep(150)
@@ -45,17 +58,13 @@ func TestShutdownSavesWhatMakesTheNextStartFast(t *testing.T) {
 		t.Error("no snapshot was saved")
 	}
 	w.Restart()
-	if !strings.Contains(w.Log(), "150 loaded in") || !strings.Contains(w.Log(), "by a snapshot and 0 changes") {
-		t.Error("the start did not use the snapshot")
-	}
+	w.says("150 loaded in", "by a snapshot and 0 changes")
 	w.hits(question)
 	w.hits(strings.Replace(question, "Which harbour has number", "which harbour has the number", 1)) // by its vector
 	w.do("POST", "/cache/store", `{"model":"standin","prompt":"What is a mole?","answer":"A wall.","durability":"sync"}`)
 	w.Kill()
 	w.Restart()
-	if !strings.Contains(w.Log(), "by a snapshot and 1 changes") {
-		t.Error("the change after the snapshot was not replayed")
-	}
+	w.says("by a snapshot and 1 changes")
 	w.hits(`{"model":"standin","prompt":"What is a mole?"}`)
 	w.hits(question)
 }
