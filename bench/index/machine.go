@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,8 +16,19 @@ func preface() string {
 		"One thread, times around each question, in microseconds. Recall is the share of the true nearest that were found\n"+
 		"(brute force); a hit has a vector at a cosine of 0.93 to 0.99, a miss none at 0.92. inserts/s is of one thread, for the last\n"+
 		"tenth of the vectors. bytes is memory per vector with everything, hot bytes without the exact vectors, allocations per question.\n\n",
-		"go run ./bench/index "+strings.Join(os.Args[1:], " "), processor(), runtime.NumCPU(), memory(),
+		command(), processor(), runtime.NumCPU(), memory(),
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, compiler(), load())
+}
+
+// command is the one that measures the same again.
+func command() string {
+	all := []string{"go run ./bench/index"}
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name != "o" {
+			all = append(all, fmt.Sprintf("-%s=%s", f.Name, f.Value))
+		}
+	})
+	return strings.Join(all, " ")
 }
 
 // processor, memory, load and compiler ask Linux; elsewhere they do not know.
