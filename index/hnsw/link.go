@@ -7,8 +7,9 @@ import (
 )
 
 // The walk that finds candidates compares codes; neighbours are chosen among them by exact
-// vectors, for they are chosen once and walked along for ever: chosen by codes, a graph
-// takes a half wider search for a recall of 0.99 (clustered data, 100,000 x 384).
+// vectors, for they are chosen once and walked along for ever. Chosen by codes, a graph of
+// clustered data (100,000 x 384) took a width of 115 for a recall@10 of 0.99 where this one
+// takes 80.
 
 // gather finds neighbours for s.q, which is to be id's, on the layers up to level, and
 // leaves them in s.chosen. The caller holds mu or writers.
