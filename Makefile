@@ -36,11 +36,11 @@ bench-index: ## a table of the indexes beside their rivals (ARGS=-quick: minutes
 # Whatever is killed, full, slow, failing, damaged or without power: nothing acknowledged is lost. The
 # drills need strace (apt) and, to fill a small disk, leave to mount; without, they skip and say so.
 DRILL := $(GO) test -count=1 -v -timeout 3h
-drill: ## break the store in every way known; a quarter of an hour
+drill: ## break the store in every way known; ten minutes or more
 	SEMCACHED_DRILL=full $(DRILL) ./store/bolt/drill
 	SEMCACHED_DRILL=full $(DRILL) -run Drill ./internal/e2e
 
-drill-short: ## the same with fewer rounds; a minute or two
+drill-short: ## the same with fewer rounds; a minute
 	SEMCACHED_DRILL=short $(DRILL) ./store/bolt/drill
 	SEMCACHED_DRILL=short $(DRILL) -run Drill ./internal/e2e
 
