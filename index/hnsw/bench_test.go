@@ -81,6 +81,7 @@ func BenchmarkTopK(b *testing.B) {
 func BenchmarkThreads(b *testing.B) {
 	s := benchSets["data=groups/dims=384"]()
 	s.ix.SetSearch(128)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		dst := make([]index.Hit, 0, 16)
 		for i := rand.IntN(len(s.questions)); pb.Next(); i++ {
