@@ -55,8 +55,9 @@ func (s *Of[T]) Shift() uint { return s.shift }
 // many rows at once. They must not be changed.
 func (s *Of[T]) Chunks() [][]T { return s.chunks }
 
-// Grow makes room for n rows in all. The first chunk grows by a quarter at a time, so
-// that small tables stay small.
+// Grow makes room for n rows in all. The first chunk grows by an eighth at a time,
+// and row by row while it is small: hundreds of thousands of small tables must not hold
+// spare rows.
 func (s *Of[T]) Grow(n int) {
 	full := 1 << s.shift
 	if n > 0 && (len(s.chunks) == 0 || len(s.chunks[0]) < min(n, full)*s.width) {
@@ -66,7 +67,7 @@ func (s *Of[T]) Grow(n int) {
 		} else {
 			s.chunks = make([][]T, 1)
 		}
-		first := make([]T, min(full, max(n, have+max(4, have/4)))*s.width)
+		first := make([]T, min(full, max(n, have+max(1, have/8)))*s.width)
 		if len(first) == full*s.width {
 			advise(first)
 		}

@@ -39,7 +39,7 @@ func TestSmallTablesAreSmall(t *testing.T) {
 	for n := range 10 {
 		s.Grow(n + 1)
 	}
-	if got := s.Bytes(); got > 13*384*4+200 {
+	if got := s.Bytes(); got > 10*384*4+50 {
 		t.Errorf("ten rows take %d bytes", got)
 	}
 }
