@@ -20,6 +20,7 @@ import (
 	"github.com/semcached/semcached/cache"
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/index/coder"
+	"github.com/semcached/semcached/index/hnsw"
 	"github.com/semcached/semcached/index/sketch"
 	"github.com/semcached/semcached/internal/alert"
 	"github.com/semcached/semcached/internal/calllog"
@@ -208,6 +209,8 @@ func indexes(kind string) (fresh func(dims int) index.Index, load func(io.Reader
 	switch kind {
 	case "coder":
 		return func(dims int) index.Index { return coder.New(dims) }, func(r io.Reader) (index.Index, error) { return coder.Load(r) }
+	case "hnsw":
+		return func(dims int) index.Index { return hnsw.New(dims) }, func(r io.Reader) (index.Index, error) { return hnsw.Load(r) }
 	case "flat":
 		return func(dims int) index.Index { return index.NewFlat(dims) }, func(r io.Reader) (index.Index, error) { return index.LoadFlat(r) }
 	}

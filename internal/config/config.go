@@ -34,7 +34,7 @@ type Config struct {
 	Embedder     string // auto, lexical, ollama:MODEL, openai:MODEL
 	EmbedTimeout time.Duration
 	Threshold    float32 // 0: the embedder's own
-	Index        string  // auto, flat, coder
+	Index        string  // auto, sketch, hnsw, flat, coder
 	TTL          time.Duration
 	MaxBytes     int64
 	AnswerMemory int64
@@ -100,7 +100,7 @@ var settings = []setting{
 	{name: "embedder", value: "auto", usage: "auto, lexical, ollama:MODEL or openai:MODEL", parse: parseEmbedder},
 	{name: "embed-timeout", value: "150ms", usage: "how long a request waits for its embedding", parse: duration(func(c *Config) *time.Duration { return &c.EmbedTimeout }, time.Millisecond, time.Minute)},
 	{name: "threshold", value: "0", usage: "cosine from which a rephrased question hits, 0 to 1 (0: the embedder's own)", parse: parseThreshold},
-	{name: "index", value: "auto", usage: "auto, sketch, flat or coder", parse: oneOf(func(c *Config) *string { return &c.Index }, "auto", "sketch", "flat", "coder")},
+	{name: "index", value: "auto", usage: "auto, sketch, hnsw, flat or coder", parse: oneOf(func(c *Config) *string { return &c.Index }, "auto", "sketch", "hnsw", "flat", "coder")},
 	{name: "ttl", value: "1h", usage: "life of an answer", parse: duration(func(c *Config) *time.Duration { return &c.TTL }, time.Second, 10*365*24*time.Hour)},
 	{name: "max-bytes", value: "512MiB", usage: "bytes of all entries together, answers on disk included", parse: size(func(c *Config) *int64 { return &c.MaxBytes }, 1<<20)},
 	{name: "answer-memory", value: "256MiB", usage: "bytes of answers held in memory; others are read from the disk", parse: size(func(c *Config) *int64 { return &c.AnswerMemory }, 1<<16)},
