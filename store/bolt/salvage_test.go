@@ -50,7 +50,7 @@ func TestDamageWhileOpenIsMended(t *testing.T) {
 	if testing.Short() {
 		step = max(1, pages/8)
 	}
-	worst := 1000
+	var lost []int
 	for n := 2 + rand.IntN(step); n < pages; n += step {
 		path := filepath.Join(t.TempDir(), "semcached.db")
 		if err := os.WriteFile(path, whole, 0o600); err != nil {
@@ -89,7 +89,7 @@ func TestDamageWhileOpenIsMended(t *testing.T) {
 		if st.Seq < seq+4 {
 			t.Errorf("page %d: changes went back from %d to %d", n, seq+4, st.Seq)
 		}
-		worst = min(worst, int(st.Records))
+		lost = append(lost, 1000-int(st.Records))
 		if _, _, err := s.Snapshot(); (st.Quarantined == "") != (err == nil) {
 			t.Errorf("page %d: moved to %q, snapshot: %v", n, st.Quarantined, err)
 		}
@@ -102,9 +102,11 @@ func TestDamageWhileOpenIsMended(t *testing.T) {
 			t.Errorf("page %d: %+v after opening again, %d records before", n, report, st.Records)
 		}
 	}
-	t.Logf("the worst page cost %d of 1000 records", 1000-worst)
-	if worst < 500 {
-		t.Errorf("one page cost %d of 1000 records", 1000-worst)
+	// The root of a bucket costs all below it. There are few such pages.
+	slices.Sort(lost)
+	t.Logf("records of 1000 that a page cost: %v", lost)
+	if lost[len(lost)/2] > 100 {
+		t.Errorf("every other page costs more than %d of 1000 records", lost[len(lost)/2])
 	}
 }
 
