@@ -119,8 +119,11 @@ func (e *Engine) restore(ctx context.Context) (LoadReport, error) {
 	defer file.Close()
 	in, done := readAhead(file)
 	defer func() { in.end(); <-done }()
-	s := &restoring{e: e, ctx: ctx, r: bufio.NewReaderSize(in, snapshotBuffer), now: e.o.Now().Add(-e.o.KeepStale), report: &report}
-	if err := s.read(); err != nil {
+	s := &restoring{e: e, ctx: ctx, r: in, now: e.o.Now().Add(-e.o.KeepStale), report: &report}
+	holdCollector()
+	err = s.read()
+	releaseCollector()
+	if err != nil {
 		return report, err
 	}
 	if err := s.replay(seq); err != nil {
@@ -138,7 +141,7 @@ func (e *Engine) restore(ctx context.Context) (LoadReport, error) {
 type restoring struct {
 	e      *Engine
 	ctx    context.Context
-	r      *bufio.Reader
+	r      io.Reader
 	now    time.Time
 	report *LoadReport
 
@@ -182,10 +185,18 @@ func (s *restoring) read() error {
 	e.byKey, e.byID = make(map[Key]*entry, n), make(map[uint64]*entry, n)
 	e.policy.Sketch().Grow(n)
 	e.mu.Unlock()
-	if err := s.readEntries(); err != nil {
+	entries := decode(s.ctx, s.entries)
+	err := s.readEntries(entries)
+	if err == nil {
+		err = s.readIndexes(entries)
+	}
+	if err2 := entries.finish(); err2 != nil {
+		return err2
+	}
+	if err != nil {
 		return err
 	}
-	if err := s.readIndexes(); err != nil {
+	if err := s.join(); err != nil {
 		return err
 	}
 	return s.readLoose()
@@ -199,35 +210,37 @@ func (s *restoring) u32() (int, error) {
 	return int(binary.LittleEndian.Uint32(b[:])), nil
 }
 
-func (s *restoring) readEntries() error {
-	var block []byte
+func (s *restoring) readEntries(d *decoding) error {
 	for {
 		n, err := s.u32()
-		if err != nil || n == 0 {
+		if err != nil || n == 0 || d.failed.Load() {
 			return err
 		}
-		if err := s.ctx.Err(); err != nil {
-			return err
-		}
-		if n <= cap(block) {
-			block = block[:n]
-			_, err = io.ReadFull(s.r, block)
-		} else {
-			block, err = index.ReadGrowing(s.r, n)
-		}
+		block, err := s.block(n)
 		if err != nil {
 			return index.CutShort(err)
 		}
-		c := cursor{rest: block}
-		s.e.mu.Lock()
-		for len(c.rest) > 0 && err == nil {
-			err = s.entryLocked(&c)
-		}
-		s.e.mu.Unlock()
-		if err != nil {
-			return err
-		}
+		d.add(block)
 	}
+}
+
+func (s *restoring) block(n int) ([]byte, error) {
+	if n > 2*snapshotBlock {
+		return index.ReadGrowing(s.r, n)
+	}
+	b := make([]byte, n)
+	_, err := io.ReadFull(s.r, b)
+	return b, err
+}
+
+// entries makes entries of a block.
+func (s *restoring) entries(block []byte) (err error) {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	for c := (cursor{rest: block}); len(c.rest) > 0 && err == nil; {
+		err = s.entryLocked(&c)
+	}
+	return err
 }
 
 // entryLocked reads one entry. Nothing of it points into the block.
@@ -286,14 +299,14 @@ func (s *restoring) name(c *cursor) string {
 	return name
 }
 
-func (s *restoring) readIndexes() error {
+func (s *restoring) readIndexes(d *decoding) error {
 	n, err := s.u32()
 	if err != nil {
 		return err
 	}
 	chunks := bufio.NewReaderSize(nil, snapshotBuffer)
 	for range n {
-		if err := s.ctx.Err(); err != nil {
+		if err := s.ctx.Err(); err != nil || d.failed.Load() {
 			return err
 		}
 		p := new(partition)
@@ -317,7 +330,7 @@ func (s *restoring) readIndexes() error {
 		}
 		s.parts = append(s.parts, p)
 	}
-	return s.join()
+	return nil
 }
 
 // join makes the entries members of their partitions.
@@ -362,7 +375,7 @@ func (s *restoring) readLoose() error {
 		}
 		s.loose = append(s.loose, loose{s.parts[part].id, binary.LittleEndian.Uint64(b[4:])})
 	}
-	if _, err := s.r.ReadByte(); err != io.EOF {
+	if _, err := io.ReadFull(s.r, make([]byte, 1)); err != io.EOF {
 		return bad("something follows the end")
 	}
 	return nil

@@ -32,6 +32,7 @@ func main() {
 	dir := flag.String("dir", "", "folder for the data file; it stays")
 	profile := flag.String("profile", "", "file for a CPU profile of the starts")
 	rounds := flag.Int("rounds", 3, "starts of each kind")
+	records := flag.Bool("records", true, "measure starts from the records too")
 	flag.Parse()
 	if *dir == "" {
 		flag.Usage()
@@ -48,19 +49,22 @@ func main() {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	if err := run(filepath.Join(*dir, fmt.Sprintf("start-%d-%d.db", *n, *dims)), *n, *dims, *rounds); err != nil {
+	if err := run(filepath.Join(*dir, fmt.Sprintf("start-%d-%d.db", *n, *dims)), *n, *dims, *rounds, *records); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(path string, n, dims, rounds int) error {
+func run(path string, n, dims, rounds int, records bool) error {
 	if _, err := os.Stat(path); err != nil {
 		if err := fill(path, n, dims); err != nil {
 			return err
 		}
 	}
 	for _, snapshot := range []bool{true, false} {
+		if !snapshot && !records {
+			break
+		}
 		for range rounds {
 			if err := start(path, n, dims, snapshot); err != nil {
 				return err
