@@ -304,7 +304,7 @@ func (s *restoring) readIndexes(d *decoding) error {
 	if err != nil {
 		return err
 	}
-	chunks := bufio.NewReaderSize(nil, snapshotBuffer)
+	chunks := bufio.NewReaderSize(nil, readBuffer)
 	for range n {
 		if err := s.ctx.Err(); err != nil || d.failed.Load() {
 			return err

@@ -60,9 +60,10 @@ const (
 	snapshotBlock = 64 << 10
 	// snapshotSlice is how many entries are looked at under the lock at a time.
 	snapshotSlice = 256
-	// snapshotBuffer is what the indexes' own readers and writers ask for, so that
-	// they use this one.
+	// snapshotBuffer is what the indexes' own writers ask for, so that they use this
+	// one, and readBuffer what the reader of package sketch does.
 	snapshotBuffer = 1 << 20
+	readBuffer     = 64 << 10
 )
 
 // When a snapshot is made while the engine runs: once so many changes have come since

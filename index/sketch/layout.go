@@ -71,6 +71,15 @@ func (l *layout) put(row int, at *spot) {
 	in.n++
 }
 
+// reserve makes room for n rows in all, with codes of so many words.
+func (in *list) reserve(n, words int) {
+	in.first.Grow(n)
+	in.rows.Grow(n)
+	if words > 1 {
+		in.whole.Grow(n)
+	}
+}
+
 // take removes a row from its list, if it is in one; the last of the list takes its
 // place.
 func (l *layout) take(row int) {

@@ -10,6 +10,7 @@ import (
 	"math"
 
 	"github.com/semcached/semcached/index"
+	"github.com/semcached/semcached/index/slab"
 	"github.com/semcached/semcached/index/vec"
 )
 
@@ -50,6 +51,10 @@ const (
 	blockRows       = 256
 	maxDims         = 1 << 16
 	maxLists        = 1 << 16
+
+	// readBytes is read in one go: what is copied on to the rows is still in the
+	// processor's cache then.
+	readBytes = 64 << 10
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -233,7 +238,7 @@ func resizeKeep(b []byte, n int) []byte {
 func Load(r io.Reader) (*Index, error) { return load(r, &defaults) }
 
 func load(r io.Reader, o *options) (*Index, error) {
-	br := bufio.NewReaderSize(r, 1<<20)
+	br := bufio.NewReaderSize(r, readBytes)
 	begin, err := br.Peek(len(snapshotMagic) + 1)
 	if err != nil {
 		return nil, index.CutShort(err)
@@ -265,6 +270,12 @@ type loader struct {
 	left  int     // rows to come
 	words int     // of a code; 0 without codes
 	buf   []byte
+
+	// The rows' lists and codes. They are put into the lists last, when it is known how
+	// long each becomes.
+	lengths []int // of the lists
+	in      slab.Of[uint32]
+	codes   slab.Of[uint64]
 }
 
 func loadAll(r io.Reader, o *options) (*Index, error) {
@@ -339,6 +350,8 @@ func (d *loader) lists(r *rotation, count int) error {
 	sp.made = int(made)
 	sp.derive()
 	d.l, d.words = newLayout(sp), r.words()
+	d.lengths = make([]int, count)
+	d.in, d.codes = slab.New[uint32](1), slab.New[uint64](d.words)
 	for i := range d.l.list {
 		d.l.list[i].least, d.l.list[i].most = bounds[2*i], bounds[2*i+1]
 	}
@@ -376,7 +389,7 @@ func (d *loader) block() error {
 			return fmt.Errorf("%w: a vector of length %v", index.ErrCorrupt, length)
 		}
 		d.ix.ids.Row(d.ix.n)[0] = binary.LittleEndian.Uint64(b[8*i:])
-		if err := d.place(b[8*n:], i, n); err != nil {
+		if err := d.note(b[8*n:], i, n); err != nil {
 			return err
 		}
 		d.ix.n++
@@ -401,20 +414,36 @@ func (d *loader) read(n int) ([]byte, error) {
 	return d.buf, nil
 }
 
-// place puts the i-th of n rows into its list.
-func (d *loader) place(b []byte, i, n int) error {
+// note notes the list and the code of the i-th of n rows.
+func (d *loader) note(b []byte, i, n int) error {
 	if d.words == 0 {
 		return nil
 	}
-	at := spot{list: int(binary.LittleEndian.Uint32(b[4*i:])), least: 2}
-	if at.list >= d.l.len() {
-		return fmt.Errorf("%w: list %d of %d", index.ErrCorrupt, at.list, d.l.len())
+	list := binary.LittleEndian.Uint32(b[4*i:])
+	if int(list) >= d.l.len() {
+		return fmt.Errorf("%w: list %d of %d", index.ErrCorrupt, list, d.l.len())
 	}
+	d.lengths[list]++
+	d.in.Grow(d.ix.n + 1)
+	d.codes.Grow(d.ix.n + 1)
+	d.in.Row(d.ix.n)[0] = list
 	for w := range d.words {
-		at.code[w] = binary.LittleEndian.Uint64(b[4*n+8*(d.words*i+w):])
+		d.codes.Row(d.ix.n)[w] = binary.LittleEndian.Uint64(b[4*n+8*(d.words*i+w):])
 	}
-	d.l.put(d.ix.n, &at)
 	return nil
+}
+
+// place puts the rows into their lists.
+func (d *loader) place() {
+	for i, n := range d.lengths {
+		d.l.list[i].reserve(n, d.words)
+	}
+	d.l.place.Grow(d.ix.n)
+	for row := range d.ix.n {
+		at := spot{list: int(d.in.Row(row)[0]), least: 2}
+		copy(at.code[:], d.codes.Row(row))
+		d.l.put(row, &at)
+	}
 }
 
 // finish returns the index, whole.
@@ -432,6 +461,7 @@ func (d *loader) finish() (*Index, error) {
 	}
 	switch {
 	case d.l != nil:
+		d.place()
 		ix.tier = &tier{cur: d.l, due: max(1, 2*d.l.made-ix.n), low: d.l.made / 4}
 	case ix.n >= ix.o.codesFrom:
 		ix.encode()

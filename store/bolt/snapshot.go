@@ -283,7 +283,7 @@ func (s *Store) openSnapshot() (snapshotHead, *snapshotReader, error) {
 	if err != nil {
 		return snapshotHead{}, nil, fmt.Errorf("open snapshot: %w", err)
 	}
-	r := &snapshotReader{s: s, f: f, blockReader: blockReader{r: bufio.NewReaderSize(f, 1<<20)}}
+	r := &snapshotReader{s: s, f: f, blockReader: blockReader{r: bufio.NewReader(f)}}
 	head, err := readHead(r.r)
 	if err == nil && !st.fits(head) {
 		err = fmt.Errorf("%w: the snapshot is that of another file", store.ErrNotFound)
