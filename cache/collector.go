@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"runtime"
 	"runtime/debug"
 	"sync"
 )
@@ -23,7 +24,11 @@ func holdCollector() {
 	}
 }
 
+// releaseCollector collects once and then lets the collector go as before. It takes as
+// long as that, and is run beside the first lookups: were the collector let go at once, it
+// would be far behind its goal, and make whoever allocates do its work.
 func releaseCollector() {
+	runtime.GC()
 	collector.mu.Lock()
 	defer collector.mu.Unlock()
 	if collector.held--; collector.held == 0 {

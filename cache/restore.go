@@ -122,7 +122,7 @@ func (e *Engine) restore(ctx context.Context) (LoadReport, error) {
 	s := &restoring{e: e, ctx: ctx, r: in, now: e.o.Now().Add(-e.o.KeepStale), report: &report}
 	holdCollector()
 	err = s.read()
-	releaseCollector()
+	go releaseCollector()
 	if err != nil {
 		return report, err
 	}
