@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -42,10 +43,16 @@ func TestAdminRoutes(t *testing.T) {
 }
 
 func TestBackup(t *testing.T) {
-	var fail error
+	var broken atomic.Bool
 	h := New(Options{
 		Ready: func() (bool, map[string]string) { return true, nil }, Metrics: http.NotFoundHandler(), DataFile: "data/x.db",
-		Backup: func(w io.Writer) error { io.WriteString(w, "all of it"); return fail },
+		Backup: func(w io.Writer) error {
+			io.WriteString(w, "all of it")
+			if broken.Load() {
+				return errors.New("the disk is gone")
+			}
+			return nil
+		},
 	})
 	s := httptest.NewServer(h)
 	defer s.Close()
@@ -62,11 +69,11 @@ func TestBackup(t *testing.T) {
 	if of := resp.Header.Get("X-Semcached-Data"); err != nil || body != "all of it" || !filepath.IsAbs(of) || !strings.HasSuffix(of, "/data/x.db") {
 		t.Errorf("%q of %q, %v", body, of, err)
 	}
-	fail = errors.New("the disk is gone")
+	broken.Store(true)
 	if _, body, err := get(s.URL); err == nil {
 		t.Errorf("a copy that broke off ends well: %q", body)
 	}
-	fail = nil
+	broken.Store(false)
 	r := httptest.NewRequest("GET", "/backup", nil)
 	r.RemoteAddr = "192.0.2.1:1234"
 	w := httptest.NewRecorder()

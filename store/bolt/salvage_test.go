@@ -178,7 +178,8 @@ func TestSlowReadersHoldNobodyUp(t *testing.T) {
 
 // TestFullFileRefusesPutsAndTakesDeletes fills a file to its limit.
 func TestFullFileRefusesPutsAndTakesDeletes(t *testing.T) {
-	const limit = 2 << 20
+	// A file grows by an eighth at a time, and deletes may exceed the limit.
+	const limit, most = 2 << 20, 3 << 20
 	path := filepath.Join(t.TempDir(), "semcached.db")
 	s, stop := running(t, Options{Path: path, MaxSize: limit})
 	large := func(id uint64) *store.Record {
@@ -195,7 +196,7 @@ func TestFullFileRefusesPutsAndTakesDeletes(t *testing.T) {
 		t.Fatalf("%v after %d records", err, id)
 	}
 	st := s.Stats()
-	if !st.Full || st.Failed != 1 || st.LastErr == "" || st.Bytes > limit*5/4 {
+	if !st.Full || st.Failed != 1 || st.LastErr == "" || st.Bytes > most {
 		t.Errorf("%+v", st)
 	}
 	if _, err := s.Answer(1); err != nil {
@@ -226,7 +227,7 @@ func TestFullFileRefusesPutsAndTakesDeletes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if st := s.Stats(); st.Bytes > limit*5/4 {
+	if st := s.Stats(); st.Bytes > most {
 		t.Errorf("%+v", st)
 	}
 	stop()
