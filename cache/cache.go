@@ -114,7 +114,7 @@ type Query struct {
 	space string           // of vec
 	part  Key              // partition of vec
 	sig   *guard.Signature // of Prompt
-	note  index.Note       // of the search in part
+	note  *index.Note      // of the search in part; nil: none
 	began uint64           // 1 + invalidations seen when Lookup began; 0: no Lookup
 }
 

@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"sync"
-
-	"github.com/semcached/semcached/index"
 )
 
 // Key material is laid out as a version string and fields, each with its length
@@ -45,7 +43,7 @@ func (q *Query) partition(space string) Key {
 func (q *Query) WithProvider(provider string) *Query {
 	c := *q
 	c.Provider, c.Digest, c.keyed = provider, "", false
-	c.note = index.Note{} // it belongs to the other partition
+	c.note = nil // it belongs to the other partition
 	if c.vec != nil {
 		c.part = c.partition(c.space)
 	}

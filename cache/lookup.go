@@ -149,7 +149,10 @@ func (e *Engine) semantic(ctx context.Context, q *Query) Result {
 	buf := hitBuffers.Get().(*[]index.Hit)
 	defer hitBuffers.Put(buf)
 	start = e.clock()
-	hits, err := index.SearchNote(p.index, (*buf)[:0], q.vec, res.Threshold, candidates, &q.note)
+	if q.note == nil {
+		q.note = new(index.Note) // apart from q, which would have to be on the heap for it
+	}
+	hits, err := index.SearchNote(p.index, (*buf)[:0], q.vec, res.Threshold, candidates, q.note)
 	*buf = hits
 	e.stage("ann", start)
 	if err != nil {

@@ -133,7 +133,7 @@ func (e *Engine) put(q *Query, en *entry, answer []byte, durable chan<- error) e
 		e.evicted("model_change", 1)
 	}
 	if q.vec != nil {
-		if err := e.attach(en, q.part, q.space, q.vec, &q.note); err != nil {
+		if err := e.attach(en, q.part, q.space, q.vec, q.note); err != nil {
 			e.o.Log.Warn("entry is exact-only: its vector cannot be indexed", "id", en.id, "error", err)
 		}
 	}
