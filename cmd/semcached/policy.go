@@ -233,7 +233,7 @@ func (s *server) fixed(c *config.Config) (names []string) {
 	}{
 		{"listen", was.Listen, c.Listen}, {"admin", was.Admin, c.Admin}, {"upstream", fmt.Sprint(was.Upstreams), fmt.Sprint(c.Upstreams)},
 		{"data", was.Data, c.Data}, {"embedder", was.Embedder, c.Embedder}, {"embed-timeout", was.EmbedTimeout, c.EmbedTimeout}, {"index", was.Index, c.Index},
-		{"max-bytes", was.MaxBytes, c.MaxBytes}, {"answer-memory", was.AnswerMemory, c.AnswerMemory}, {"log-format", was.LogFormat, c.LogFormat}, {"openai", was.OpenAIURL + string(was.OpenAIKey), c.OpenAIURL + string(c.OpenAIKey)},
+		{"max-bytes", was.MaxBytes, c.MaxBytes}, {"answer-memory", was.AnswerMemory, c.AnswerMemory}, {"max-file", was.MaxFile, c.MaxFile}, {"log-format", was.LogFormat, c.LogFormat}, {"openai", was.OpenAIURL + string(was.OpenAIKey), c.OpenAIURL + string(c.OpenAIKey)},
 		{"tls", was.TLSCert == "", c.TLSCert == ""}, {"stale-if-error", was.StaleIfError, c.StaleIfError}, {"first-byte-timeout", was.FirstByteTimeout, c.FirstByteTimeout},
 		{"probe-interval", was.ProbeInterval, c.ProbeInterval}, {"breaker", []any{was.BreakerFailures, was.BreakerDelay}, []any{c.BreakerFailures, c.BreakerDelay}},
 		{"trace-file", was.TraceFile, c.TraceFile}, {"drain-time", was.DrainTime, c.DrainTime},

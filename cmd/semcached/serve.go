@@ -125,7 +125,7 @@ func openStore(c *config.Config, log *slog.Logger) (store.Store, error) {
 		return mem.New(nil), nil
 	}
 	path := filepath.Join(c.Data, dataFile)
-	s, err := bolt.Open(bolt.Options{Path: path, Log: log})
+	s, err := bolt.Open(bolt.Options{Path: path, MaxSize: c.MaxFile, Log: log})
 	switch {
 	case errors.Is(err, store.ErrLocked):
 		return nil, fmt.Errorf("data: %s is in use by another semcached; stop it, or give this one another --data", path)

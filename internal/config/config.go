@@ -38,6 +38,7 @@ type Config struct {
 	TTL          time.Duration
 	MaxBytes     int64
 	AnswerMemory int64
+	MaxFile      int64 // of the data file; 0: no limit
 	MaxBody      int64
 	Durability   string // async, sync
 	Origins      []string
@@ -104,6 +105,7 @@ var settings = []setting{
 	{name: "ttl", value: "1h", usage: "life of an answer", parse: duration(func(c *Config) *time.Duration { return &c.TTL }, time.Second, 10*365*24*time.Hour)},
 	{name: "max-bytes", value: "512MiB", usage: "bytes of all entries together, answers on disk included", parse: size(func(c *Config) *int64 { return &c.MaxBytes }, 1<<20)},
 	{name: "answer-memory", value: "256MiB", usage: "bytes of answers held in memory; others are read from the disk", parse: size(func(c *Config) *int64 { return &c.AnswerMemory }, 1<<16)},
+	{name: "max-file", value: "0", usage: "bytes that the data file may grow to, on top of what eviction does; 0 is no limit", parse: size(func(c *Config) *int64 { return &c.MaxFile }, 0)},
 	{name: "max-body", value: "20MiB", usage: "bytes of a request body, uploads excepted", parse: size(func(c *Config) *int64 { return &c.MaxBody }, 1<<10)},
 	{name: "durability", value: "async", usage: "async acknowledges from memory, sync after the disk has it", parse: oneOf(func(c *Config) *string { return &c.Durability }, "async", "sync")},
 	{name: "origin", usage: "further allowed Origin of browsers (default: OLLAMA_ORIGINS)", list: true, parse: func(c *Config, v string) error { c.Origins = append(c.Origins, v); return nil }},
@@ -416,6 +418,8 @@ func (c *Config) Effective(w io.Writer) {
 	line("index", c.Index)
 	line("ttl", c.TTL.String())
 	line("max-bytes", strconv.FormatInt(c.MaxBytes, 10))
+	line("answer-memory", strconv.FormatInt(c.AnswerMemory, 10))
+	line("max-file", strconv.FormatInt(c.MaxFile, 10))
 	line("max-body", strconv.FormatInt(c.MaxBody, 10))
 	line("durability", c.Durability)
 	if len(c.Origins) > 0 {
