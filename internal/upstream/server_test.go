@@ -81,12 +81,14 @@ func ask(t *testing.T, p *Pool, r *Request) (int, error) {
 	return resp.StatusCode, nil
 }
 
-func TestBreakerOpensAndClosesAgain(t *testing.T) {
-	for name, status := range map[string]int{"503": 503, "reset": 0, "mid-answer": -1} {
+// failures are ways to fail that open a breaker.
+var failures = map[string]int{"503": 503, "reset": 0, "mid-answer": -1}
+
+func TestOpenBreakerLeavesTheServerAlone(t *testing.T) {
+	for name, status := range failures {
 		t.Run(name, func(t *testing.T) {
 			f, u := newFaulty(t, status)
-			var seen states
-			p := pool(t, Options{BreakerFailures: 3, BreakerDelay: 50 * time.Millisecond, Hooks: Hooks{State: seen.add}}, u)
+			p := pool(t, Options{BreakerFailures: 3, BreakerDelay: time.Hour}, u)
 			for range 12 {
 				ask(t, p, infer())
 				if p.Open() {
@@ -103,15 +105,42 @@ func TestBreakerOpensAndClosesAgain(t *testing.T) {
 			if f.calls.Load() != calls+1 {
 				t.Error("a request that nobody else can answer is not even tried")
 			}
-			time.Sleep(60 * time.Millisecond)
-			f.status.Store(200)
-			if s, err := ask(t, p, infer()); s != 200 {
-				t.Fatalf("%d %v", s, err)
+		})
+	}
+}
+
+func TestBreakerClosesAgain(t *testing.T) {
+	for name, status := range failures {
+		t.Run(name, func(t *testing.T) {
+			f, u := newFaulty(t, status)
+			var seen states
+			p := pool(t, Options{BreakerFailures: 3, BreakerDelay: time.Millisecond, Hooks: Hooks{State: seen.add}}, u)
+			for range 12 {
+				ask(t, p, infer())
+				if seen.get() != "" {
+					break
+				}
 			}
+			f.status.Store(200)
+			eventually(t, "used again", func() bool {
+				s, _ := ask(t, p, infer())
+				return s == 200
+			})
 			if got := seen.get(); got != "open half-open closed" {
 				t.Errorf("states: %s", got)
 			}
 		})
+	}
+}
+
+// eventually waits for what happens on real connections and announces itself to nobody.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -208,17 +237,12 @@ func TestRetriesKeepToTheirBudget(t *testing.T) {
 		<-arrived
 	}
 	close(release)
-	for range 2000 {
-		if busy.Load() == 7 && second.Load() == 3 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	eventually(t, "all are retried or answered with the failure", func() bool { return busy.Load()+second.Load() == 10 })
+	close(hold)
+	wg.Wait()
 	if busy.Load() != 7 || second.Load() != 3 {
 		t.Errorf("%d retries, %d answered with the failure", second.Load(), busy.Load())
 	}
-	close(hold)
-	wg.Wait()
 }
 
 func TestProbesFindOutBeforeRequestsDo(t *testing.T) {
@@ -236,29 +260,17 @@ func TestProbesFindOutBeforeRequestsDo(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	until := func(what string, ok func() bool) {
-		t.Helper()
-		for range 2000 {
-			if ok() {
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-		t.Fatalf("never %s; states: %s", what, seen.get())
-	}
-	until("open", p.Open)
+	eventually(t, "open", p.Open)
 	up.Store(true)
-	until("used again", func() bool { return !p.Open() })
-	if p.Digest("reef:latest") != "abc" {
-		t.Error("the models were not learnt")
-	}
+	eventually(t, "used again", func() bool { return !p.Open() })
+	eventually(t, "the models are learnt", func() bool { return p.Digest("reef:latest") == "abc" })
 	// One that answers probes but fails requests is only tried.
 	for range 10 {
 		ask(t, p, infer())
 	}
-	until("half-open", func() bool { return slices.Contains(strings.Fields(seen.get()), "half-open") })
+	eventually(t, "half-open", func() bool { return slices.Contains(strings.Fields(seen.get()), "half-open") })
 	back.status.Store(200)
-	until("closed", func() bool {
+	eventually(t, "closed", func() bool {
 		ask(t, p, infer())
 		return strings.HasSuffix(seen.get(), "closed")
 	})

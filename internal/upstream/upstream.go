@@ -146,7 +146,7 @@ func DropHopByHop(h http.Header) {
 	}
 }
 
-// Request is what is sent. With a nil Body, GetBody is not used.
+// Request is what is sent.
 type Request struct {
 	Method string
 	URL    *url.URL    // path and query
@@ -272,7 +272,11 @@ func (p *Pool) attempt(ctx context.Context, s *server, r *Request) (*http.Respon
 	case r.Stream != nil:
 		req.Body, req.ContentLength = io.NopCloser(r.Stream), r.Length
 	case len(r.Body) > 0:
-		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Body)), int64(len(r.Body))
+		// A kept connection may have been closed by the server just now. The transport
+		// then sends the request over a new one, if it can have the body again.
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
+		req.Body, _ = req.GetBody()
+		req.ContentLength = int64(len(r.Body))
 	}
 	done := func(int, error) {}
 	if r.Attempt != nil {

@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,11 +88,16 @@ func TestFailuresAreNamed(t *testing.T) {
 		c.(*net.TCPConn).SetLinger(0)
 		c.Close()
 	})
+	const patient, hasty = time.Hour, 50 * time.Millisecond
 	for name, c := range map[string]struct {
-		url  string
-		want error
-	}{"down": {deadAddress(t), ErrUnreachable}, "no such host": {"http://host.invalid", ErrUnreachable}, "slow": {slow, ErrTimeout}, "reset": {reset, ErrBroken}} {
-		p := pool(t, Options{HeaderTimeout: 50 * time.Millisecond}, c.url)
+		url     string
+		timeout time.Duration
+		want    error
+	}{
+		"down": {deadAddress(t), patient, ErrUnreachable}, "no such host": {"http://host.invalid", patient, ErrUnreachable},
+		"slow": {slow, hasty, ErrTimeout}, "reset": {reset, patient, ErrBroken},
+	} {
+		p := pool(t, Options{HeaderTimeout: c.timeout}, c.url)
 		if _, err := p.Do(t.Context(), post("/")); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
@@ -100,6 +107,47 @@ func TestFailuresAreNamed(t *testing.T) {
 	defer cancel()
 	if _, err := p.Do(ctx, post("/")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want the caller's own deadline", err)
+	}
+}
+
+// closedConn is a connection whose other end closes it when armed, which the transport
+// finds out when it writes.
+type closedConn struct {
+	net.Conn
+	armed *atomic.Bool
+}
+
+func (c closedConn) Write(p []byte) (int, error) {
+	if c.armed.CompareAndSwap(true, false) {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func TestKeptConnectionThatWasClosedIsReplaced(t *testing.T) {
+	p := pool(t, Options{}, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		w.Write(b)
+	}))
+	var armed atomic.Bool
+	dial := p.transport.DialContext
+	p.transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		return closedConn{c, &armed}, err
+	}
+	for i := range 3 {
+		armed.Store(i == 1)
+		resp, err := p.Do(t.Context(), post("/api/chat"))
+		if err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+		if b, err := io.ReadAll(resp.Body); string(b) != "body" || err != nil {
+			t.Errorf("call %d: %q %v", i, b, err)
+		}
+		resp.Body.Close()
+	}
+	if armed.Load() {
+		t.Error("no connection was kept: the test looks at nothing")
 	}
 }
 
