@@ -174,8 +174,8 @@ func (s *server) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.env.reload:
+			seen = s.fingerprint() // before: what changes during the reading is seen later
 			s.reload("signal")
-			seen = s.fingerprint()
 		case <-tick.C:
 			if now := s.fingerprint(); now != seen {
 				seen = now

@@ -393,9 +393,8 @@ func (s *server) start(ctx context.Context, w io.Writer) {
 	}
 }
 
-// lastWords is the part of the drain time that is left for streams to say that they
-// end.
-const lastWords = time.Second
+// lastWords is the time beyond the drain time in which streams say that they end.
+const lastWords = 3 * time.Second
 
 // drain lets requests under way end within the drain time. What takes longer ends
 // with an error that says why.

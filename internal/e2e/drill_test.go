@@ -115,15 +115,24 @@ func TestDrillKill(t *testing.T) {
 	for round := range rounds {
 		clients := make([]*drillClient, 3)
 		var working sync.WaitGroup
+		acknowledged := make(chan struct{}, 1)
 		for i := range clients {
 			c := &drillClient{url: w.URL, name: fmt.Sprintf("client %c in round %d", 'A'+i, round), stored: make(map[int]string)}
 			clients[i] = c
 			working.Go(func() {
 				for c.work(t) {
+					select {
+					case acknowledged <- struct{}{}:
+					default:
+					}
 				}
 			})
 		}
-		time.Sleep(time.Duration(50+rand.IntN(200)) * time.Millisecond) // what is being drilled is the moment
+		select {
+		case <-acknowledged:
+		case <-time.After(time.Minute):
+		}
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond) // what is being drilled is the moment
 		w.Kill()
 		working.Wait()
 		began := time.Now()

@@ -182,10 +182,10 @@ func (s *Server) end(sig syscall.Signal) error {
 func (s *Server) Log() string { return s.out.String() }
 
 // Eventually polls until ok returns nil, for what happens outside this process
-// and announces itself to nobody. It fails the test after 20 s.
+// and announces itself to nobody. It fails the test after a minute.
 func (s *Server) Eventually(what string, ok func() error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -108,9 +109,10 @@ func configured(t *testing.T, file string, args ...string) (*world, string) {
 	return newWorld(t, standin.Options{}, append([]string{"--config", path, "--embedder", "lexical"}, args...)...), path
 }
 
+// withFallback is a configuration whose server has c for a fallback. That waits for an answer's
+// first byte as long as the upstream may take, by default ten minutes.
 func withFallback(c *cloud) string {
 	return fmt.Sprintf(`
-first-byte-timeout: 300ms
 breaker-failures: 3
 breaker-delay: 500ms
 probe-interval: 100ms
@@ -127,7 +129,11 @@ func TestFallbackStepsIn(t *testing.T) {
 	for name, fault := range map[string]standin.Fault{"refusing": standin.Refuse, "hanging": standin.Hang, "garbage": standin.Garbage} {
 		t.Run(name, func(t *testing.T) {
 			c := newCloud(t)
-			w, _ := configured(t, withFallback(c))
+			settings := withFallback(c)
+			if fault == standin.Hang {
+				settings += "first-byte-timeout: 1s\n"
+			}
+			w, _ := configured(t, settings)
 			w.ollama.Fail(fault)
 			for i, stream := range []string{"", whole} {
 				q := fmt.Sprintf("Question %d of native callers?", i)
@@ -173,7 +179,7 @@ func TestFallbackStepsIn(t *testing.T) {
 
 func TestUpstreamThatIsNotThereAtFirst(t *testing.T) {
 	c := newCloud(t)
-	addr := FreeAddr(t)
+	addr, listen := reserve(t)
 	path := filepath.Join(t.TempDir(), "semcached.yaml")
 	if err := os.WriteFile(path, []byte(withFallback(c)), 0o600); err != nil {
 		t.Fatal(err)
@@ -183,12 +189,8 @@ func TestUpstreamThatIsNotThereAtFirst(t *testing.T) {
 	if r := w.ask("Is anybody there?", ""); r.status != 200 || text(t, r) != cloudText {
 		t.Errorf("%d %s", r.status, r.body)
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Skipf("the port has been taken meanwhile: %v", err)
-	}
 	up := &http.Server{Handler: w.ollama}
-	go up.Serve(l)
+	go up.Serve(listen())
 	t.Cleanup(func() { up.Close() })
 	w.Eventually("it is used", func() error {
 		if r := w.ask("Is anybody there?", ""); strings.Contains(r.body, "cloud") || r.status != 200 {
@@ -196,6 +198,34 @@ func TestUpstreamThatIsNotThereAtFirst(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// reserve returns an address that is ours and refuses connections until listen is called.
+func reserve(t *testing.T) (addr string, listen func() net.Listener) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "reserved")
+	t.Cleanup(func() { f.Close() })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port), func() net.Listener {
+		if err := syscall.Listen(fd, 100); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.FileListener(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
 }
 
 func TestFallbackComesTooLateForAStreamThatHasBegun(t *testing.T) {
@@ -335,9 +365,12 @@ func TestReload(t *testing.T) {
 	if err := status(401, "Authorization", "Bearer k1")(); err != nil {
 		t.Errorf("the old key still works: %v", err)
 	}
-	if !strings.Contains(w.metrics(), "semcached_config_last_reload_successful 1") {
-		t.Error("the metric does not tell")
-	}
+	w.Eventually("the metric tells", func() error { // a moment after the key works
+		if !strings.Contains(w.metrics(), "semcached_config_last_reload_successful 1") {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 }
 
 func (w *world) metrics() string {

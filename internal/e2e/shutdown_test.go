@@ -90,9 +90,12 @@ func TestSecondSignalIsQuick(t *testing.T) {
 		}
 		return nil
 	})
-	if fresh(w.URL) == nil {
-		t.Error("new requests are taken while draining")
-	}
+	w.Eventually("new requests are refused", func() error { // a moment after readyz says so
+		if fresh(w.URL) == nil {
+			return errors.New("one was taken")
+		}
+		return nil
+	})
 	if err := w.Stop(); err != nil {
 		t.Errorf("exit: %v", err)
 	}
