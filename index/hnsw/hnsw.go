@@ -40,6 +40,12 @@ type Options struct {
 // maxLevel bounds the layers: one node in M^16 would be higher.
 const maxLevel = 16
 
+// exactDims is up to how many dimensions the walk is on exact vectors, which are a few
+// cache lines then: the fewer the dimensions, the larger the error of 4 bits (0.013 of a
+// cosine at 64), which vectors that are all alike drown in. In 16 to 64 dimensions a search
+// of 20,000 takes a tenth to a fifth longer for it.
+const exactDims = 64
+
 // none is no node; most is how many there may be.
 const (
 	none = math.MaxUint32
@@ -60,7 +66,7 @@ type Index struct {
 	dims  int
 	turn  rotation
 	ef    atomic.Int32 // Options.Search
-	exact bool         // walk on exact vectors, for comparison
+	exact bool         // walks are on exact vectors
 
 	size  atomic.Int64 // vectors
 	gone  atomic.Int64 // places of removed ones
@@ -115,7 +121,7 @@ func newIndex(dims int, o Options, seed uint64) *Index {
 	if o.Search == 0 {
 		o.Search = 128
 	}
-	ix := &Index{o: o, dims: dims, turn: newRotation(dims, seed), at: make(map[uint64]uint32)}
+	ix := &Index{o: o, dims: dims, turn: newRotation(dims, seed), exact: dims <= exactDims, at: make(map[uint64]uint32)}
 	ix.rows, ix.codes = slab.New[float32](dims), slab.New[byte](ix.turn.size/2)
 	ix.lowest, ix.upper = slab.New[uint32](2*o.M), slab.New[uint32](o.M)
 	ix.ef.Store(int32(o.Search))
