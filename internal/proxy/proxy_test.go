@@ -62,7 +62,7 @@ func TestHeadersTellWhatHappened(t *testing.T) {
 		name, want string
 	}{
 		{miss, "Cache-Status", "semcached; fwd=uri-miss; key="}, {miss, "X-Semcached-Reason", "absent"}, {miss, "X-Semcached-Source", "ollama"},
-		{exact, "Cache-Status", "semcached; hit; ttl=3599; key="}, {exact, "X-Semcached-Source", "cache-exact"}, {exact, "Age", "0"},
+		{exact, "Cache-Status", "semcached; hit; ttl=3600; key="}, {exact, "X-Semcached-Source", "cache-exact"}, {exact, "Age", "0"},
 		{exact, "X-Semcached-Id", "0000000000000001"}, {exact, "X-Request-Id", "abc"}, {exact, "Cache-Control", "no-store"},
 		{near, "X-Semcached-Source", "cache-semantic"}, {near, "X-Semcached-Similarity", "1.0000"}, {near, "Cache-Status", "semcached; hit; ttl="},
 		{other, "X-Cache", "MISS"}, {other, "X-Semcached-Reason", "guard-negation"},
@@ -205,13 +205,12 @@ func TestIdenticalMissesShareOneCall(t *testing.T) {
 
 func waitFor(t *testing.T, ok func() bool) {
 	t.Helper()
-	for range 2000 {
-		if ok() {
-			return
+	for end := time.Now().Add(time.Minute); !ok(); {
+		if time.Now().After(end) {
+			t.Fatal("it did not happen within a minute")
 		}
 		time.Sleep(time.Millisecond) // real sockets: there is nothing to wait on
 	}
-	t.Fatal("it did not happen within two seconds")
 }
 
 func TestChunksArriveAsTheyAreMade(t *testing.T) {
@@ -418,7 +417,7 @@ func TestClientsThatLeaveEndTheUpstreamCall(t *testing.T) {
 	}
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the upstream goes on for nobody")
 	}
 }
@@ -455,6 +454,7 @@ func TestPassthrough(t *testing.T) {
 	if r := g.post("/api/blobs/sha256:abc", big); r.status != 201 || !strings.Contains(r.body, " 1048576 ") {
 		t.Errorf("upload: %d %s", r.status, r.body)
 	}
+	big = big[:70_000] // little enough for net/http to read what is left, so that the answer is not lost to a reset
 	for path, want := range map[string]string{"/api/show": `{"error":"request body is larger than 65536 bytes"}`, "/api/chat": `{"error":"request body`, "/v1/embeddings": `{"error":{"message":"request body`} {
 		if r := g.post(path, big); r.status != 413 || !strings.HasPrefix(r.body, want) {
 			t.Errorf("%s: %d %s", path, r.status, r.body)

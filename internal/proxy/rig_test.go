@@ -34,7 +34,8 @@ type rig struct {
 
 	tenants map[string]*tenant.Tenant // by X-Test-Tenant
 	answer  http.HandlerFunc          // nil: ollama below
-	now     atomic.Int64              // seconds that the clock is ahead
+	start   time.Time                 // the clock stands still
+	now     atomic.Int64              // but for these seconds
 }
 
 // words embeds a text as its counts of three letters: enough for rewordings.
@@ -59,11 +60,12 @@ func newRig(t *testing.T, answer http.HandlerFunc, change ...func(*Options)) *ri
 }
 
 func (g *rig) over(target string) *rig {
+	g.start = time.Now().Truncate(time.Second)
 	u, err := url.Parse(target)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	pool, err := upstream.New(upstream.Options{URLs: []*url.URL{u}, HeaderTimeout: 2 * time.Second})
+	pool, err := upstream.New(upstream.Options{URLs: []*url.URL{u}, HeaderTimeout: time.Minute})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -104,7 +106,7 @@ func (g *rig) over(target string) *rig {
 	return g
 }
 
-func (g *rig) clock() time.Time { return time.Now().Add(time.Duration(g.now.Load()) * time.Second) }
+func (g *rig) clock() time.Time { return g.start.Add(time.Duration(g.now.Load()) * time.Second) }
 
 func (g *rig) upstream(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/api/chat" || r.URL.Path == "/api/generate" {
