@@ -25,12 +25,13 @@ func TestHostileTenantFlushesItsOwnOnly(t *testing.T) {
 	for i := range 100 {
 		r.learn(fmt.Sprint("useful ", i), "answer", exactly, of("good"))
 	}
+	rng := rand.New(rand.NewPCG(1, 1))
 	for i := range 3000 {
 		q := ask(fmt.Sprint("flood ", i), exactly, of("hostile"))
 		for range 3 { // it pretends that its questions are popular and dear
 			r.Lookup(t.Context(), q)
 		}
-		if _, err := r.Store(t.Context(), q, Answer{Encoded: make([]byte, rand.IntN(4000)+1), Cost: time.Hour}, StoreOptions{}); err != nil {
+		if _, err := r.Store(t.Context(), q, Answer{Encoded: make([]byte, rng.IntN(4000)+1), Cost: time.Hour}, StoreOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if u := r.Usage("hostile"); u.Bytes > 64<<10 {
@@ -110,17 +111,19 @@ func TestWhatIsAskedOftenOutlivesAScan(t *testing.T) {
 }
 
 func TestHotAnswersStayInMemory(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.AnswerMemory = 20_000 })
+	r := newRig(t, func(o *Options) { o.AnswerMemory = 100_000 })
 	answer := func(i int) string { return strings.Repeat(fmt.Sprint(i%10), 1000) }
 	hot := func(i int) *Query { return ask(fmt.Sprint("hot ", i), exactly) }
-	const hots = 5 // of 20 that fit: one is let go about once in 500 runs
+	// Of 100 that fit: all eight of a sample are hot with a chance of 0.02^8, and 400
+	// samples are taken, so that a hot one goes once in 10^11 runs.
+	const hots, colds = 2, 400
 	for i := range hots {
 		r.keep(hot(i), answer(i))
 		for range 5 {
 			r.want(hot(i), Exact, answer(i))
 		}
 	}
-	for i := range 200 {
+	for i := range colds {
 		r.keep(ask(fmt.Sprint("cold ", i), exactly), answer(i))
 	}
 	r.settle()
@@ -131,23 +134,26 @@ func TestHotAnswersStayInMemory(t *testing.T) {
 	for i := range hots {
 		r.want(hot(i), Exact, answer(i))
 	}
-	if n := r.store.reads - reads; n > 1 {
+	if n := r.store.reads - reads; n > 0 {
 		t.Errorf("%d of %d hot answers were read from the store", n, hots)
 	}
-	for i := range 200 {
+	for i := range colds {
 		r.want(ask(fmt.Sprint("cold ", i), exactly), Exact, answer(i))
 	}
-	s := r.Stats()
-	if s.AnswerReads < 150 || s.AnswerMemory > 20_000 || s.AnswersHeld > 20 || s.AnswerBytes != 206_000 {
+	s := r.Stats() // at most 98 cold ones were in memory
+	if s.AnswerReads < colds-98 || s.AnswerMemory > 100_000 || s.AnswersHeld > 100 || s.AnswerBytes != 1000*(hots+colds+1) {
 		t.Errorf("%d reads, %d held in %d bytes, of %d", s.AnswerReads, s.AnswersHeld, s.AnswerMemory, s.AnswerBytes)
 	}
 	r.checkConsistent()
 }
 
+// patience is how many milliseconds, at the least, a test waits for goroutines.
+const patience = 60_000
+
 // settle waits until the fake store has told of all writes.
 func (r *rig) settle() {
 	r.t.Helper()
-	for range 2000 {
+	for range patience {
 		r.mu.RLock()
 		left := 0
 		for _, en := range r.byID {
@@ -226,7 +232,7 @@ func TestDiskCatchesUp(t *testing.T) {
 func (r *rig) waitUnsaved(want int) {
 	r.t.Helper()
 	var n int
-	for range 2000 {
+	for range patience {
 		if n = r.Stats().Unsaved; n == want {
 			return
 		}

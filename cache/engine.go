@@ -46,6 +46,9 @@ type Options struct {
 	Now   func() time.Time
 	Hooks Hooks
 	Log   *slog.Logger // default: discards
+
+	// seed makes the choice of what goes repeatable, for tests; 0 does not.
+	seed uint64
 }
 
 const (
@@ -199,7 +202,7 @@ func New(o Options) (*Engine, error) {
 		byKey:  make(map[Key]*entry),
 		byID:   make(map[uint64]*entry),
 		parts:  make(map[Key]*partition),
-		policy: admission.New[*entry](o.MaxBytes, 0),
+		policy: admission.New[*entry](o.MaxBytes, o.seed),
 		caller: make(map[space]callerDims),
 	}
 	e.answers.max, e.answers.use = o.AnswerMemory, e.policy.Sketch()

@@ -226,7 +226,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 // reopen makes a new engine over the same store, as after a restart.
 func (r *rig) reopen(change ...func(*Options)) LoadReport {
 	r.t.Helper()
-	o := Options{Store: r.store, Embedder: r.emb, Now: func() time.Time { return r.now }}
+	o := Options{Store: r.store, Embedder: r.emb, Now: func() time.Time { return r.now }, seed: 1}
 	for _, c := range change {
 		c(&o)
 	}
