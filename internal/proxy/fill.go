@@ -380,8 +380,8 @@ func (r *filling) stop(err error) error {
 }
 
 // endTime is how long the final line is held back for the stream's end, which
-// follows it at once.
-const endTime = 50 * time.Millisecond
+// follows it at once, unless the machine is very busy.
+const endTime = 250 * time.Millisecond
 
 // last hands on the final line once the answer is kept: a client may ask again, or
 // rely on durability, as soon as it has that line, without waiting for the end of
@@ -396,7 +396,7 @@ func (r *filling) last(final []byte, lines *wire.LineReader) bool {
 		line, err := lines.Next()
 		end <- result{line, err}
 	}()
-	timer := time.NewTimer(endTime)
+	timer := time.NewTimer(r.p.o.endTime)
 	defer timer.Stop()
 	if r.promised {
 		timer.Stop() // then the promise is kept first

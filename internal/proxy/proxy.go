@@ -60,6 +60,8 @@ type Options struct {
 	Tracer    span.Tracer      // nil: no traces
 	Hooks     Hooks
 	Log       *slog.Logger // default: discards
+
+	endTime time.Duration // for tests, instead of the constant
 }
 
 // Fallback is an OpenAI-compatible server that answers when the upstreams fail.
@@ -175,6 +177,9 @@ func New(o Options) (*Proxy, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.endTime == 0 {
+		o.endTime = endTime
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))

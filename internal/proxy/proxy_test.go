@@ -242,7 +242,7 @@ func TestChunksArriveAsTheyAreMade(t *testing.T) {
 }
 
 func TestAnswersAreKeptBeforeTheirLastLineIsSeen(t *testing.T) {
-	g := newRig(t, nil)
+	g := newRig(t, nil, func(o *Options) { o.endTime = time.Minute })
 	for i := range 200 {
 		body := chat(fmt.Sprint("Question number ", i), "")
 		resp, err := http.Post(g.url+"/api/chat", "application/json", strings.NewReader(body))
@@ -272,7 +272,7 @@ func TestStreamsThatStayOpenDoNotHoldTheLastLineBack(t *testing.T) {
 		ollama(w, r)
 		w.(http.Flusher).Flush()
 		<-hold
-	})
+	}, func(o *Options) { o.endTime = time.Millisecond })
 	resp, err := http.Post(g.url+"/api/chat", "application/json", strings.NewReader(chat("x", "")))
 	if err != nil {
 		t.Fatal(err)
