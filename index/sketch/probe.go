@@ -102,7 +102,7 @@ func (ix *Index) nearest(t *tier, q []float32, threshold float32) (id uint64, sc
 func (ix *Index) widen(t *tier, s *search, q []float32, threshold float32, row int) {
 	l := t.cur
 	l.sketch(&s.sketched, q)
-	needed, margin := l.beyond(&s.sketched, l.spotOf(row).list), l.margin(threshold)
+	needed, margin := l.far(&s.sketched, l.spotOf(row).list), l.margin(threshold)
 	if needed <= margin {
 		return // its code it was
 	}

@@ -119,10 +119,9 @@ func (s *search) layout(l *layout) {
 	if l.len() == 1 {
 		return
 	}
-	d, margin := &s.sketched, l.margin(s.threshold)
-	best, scores, apart := d.scores[nearest], d.scores, l.space.apart[nearest*l.len():]
-	for i, score := range scores {
-		if (best-score)*apartStep*float32(apart[i]) > margin || i == nearest || l.list[i].n == 0 {
+	margin := l.margin(s.threshold)
+	for i := range l.len() {
+		if i == nearest || l.list[i].n == 0 || l.far(&s.sketched, i) > margin {
 			continue
 		}
 		if s.list(l, i) {

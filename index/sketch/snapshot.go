@@ -18,7 +18,7 @@ import (
 // it encodes nothing and makes no lists.
 //
 //	head, 44 bytes:
-//	  8 bytes  "semcskt" and the version, 2
+//	  8 bytes  "semcskt" and the version, 3
 //	  u32      dims
 //	  u64      number of rows
 //	  2 x u64  seed of the rotation
@@ -29,6 +29,8 @@ import (
 //	  f32 each: what turns a centre's components back
 //	  f32 each: least and most, bounds of the distances of its vectors from it
 //	  15 f32   margins
+//	  u16 each: slope of all pairs of lists
+//	  u8 each:  lean of all pairs
 //	  u64      for how many vectors the lists were made
 //	  u32      CRC-32C of the lists so far
 //	blocks of at most 256 rows:
@@ -46,11 +48,11 @@ import (
 // begins otherwise; it is read as well.
 const (
 	snapshotMagic   = "semcskt"
-	snapshotVersion = 2
+	snapshotVersion = 3
 	headBytes       = 40
 	blockRows       = 256
 	maxDims         = 1 << 16
-	maxLists        = 1 << 16
+	maxLists        = mostLists
 
 	// readBytes is read in one go: what is copied on to the rows is still in the
 	// processor's cache then.
@@ -161,6 +163,10 @@ func (ix *Index) heads(s *saving) (head, lists []byte) {
 		lists = appendFloats(lists, []float32{s.l.list[i].least, s.l.list[i].most})
 	}
 	lists = appendFloats(lists, sp.margins[:])
+	for _, x := range sp.slope {
+		lists = le.AppendUint16(lists, x)
+	}
+	lists = append(lists, sp.lean...)
 	lists = le.AppendUint64(lists, uint64(sp.made))
 	return head, le.AppendUint32(lists, crc32.Checksum(lists, castagnoli))
 }
@@ -320,7 +326,7 @@ func section(r io.Reader, n int) ([]byte, error) {
 // lists reads what there is of the lists before the rows.
 func (d *loader) lists(r *rotation, count int) error {
 	dims := d.ix.dims
-	b, err := section(d.r, count*(dims+12)+4*marginCount+8)
+	b, err := section(d.r, count*(dims+12)+4*marginCount+3*count*count+8)
 	if err != nil {
 		return err
 	}
@@ -337,12 +343,18 @@ func (d *loader) lists(r *rotation, count int) error {
 	bounds := make([]float32, 2*count)
 	for _, v := range [][]float32{sp.scales, bounds, sp.margins[:]} {
 		for i := range v {
-			if v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])); !(v[i] >= 0 && v[i] <= 4) {
+			if v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])); !(v[i] >= 0 && v[i] <= math.MaxInt16) {
 				return fmt.Errorf("%w: %v among the lists", index.ErrCorrupt, v[i])
 			}
 		}
 		b = b[4*len(v):]
 	}
+	sp.slope, sp.lean = make([]uint16, count*count), make([]uint8, count*count)
+	for i := range sp.slope {
+		sp.slope[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	b = b[2*len(sp.slope):]
+	b = b[copy(sp.lean, b):]
 	made := binary.LittleEndian.Uint64(b)
 	if made > math.MaxUint32 {
 		return fmt.Errorf("%w: lists made for %d vectors", index.ErrCorrupt, made)

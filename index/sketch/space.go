@@ -12,8 +12,22 @@ const (
 	marginCount            = 15
 )
 
-// apartStep is the unit of one over a distance. Distances are taken for longer than 1/16.
-const apartStep = 16.0 / math.MaxUint16
+// The units of what is kept for a pair of lists.
+const (
+	slopeStep = 1.0 / 128
+	leanStep  = 1.0 / 64
+)
+
+const (
+	// leanTo is the part of the way from a centre to the border that counts, beside how far
+	// beyond the border a question lies.
+	leanTo = 0.15
+	// leastSpread is added to the spread of a list in any direction, squared, and counts
+	// for the spread of priorCount more vectors than there are.
+	leastSpread = 0.03
+	priorSpread = 0.1
+	priorCount  = 8
+)
 
 // space says which list a vector belongs to, and how it becomes a code there: the signs of
 // the rotated difference from the list's centre. It is immutable.
@@ -30,12 +44,13 @@ type space struct {
 	half   []float32 // |c|^2/2
 	turned []float32 // R(c), r.bits components each
 	length float32   // of the longest centre
-	// apart is, for each pair of centres, one over their distance in units of
-	// apartStep, rounded down, row by row.
-	apart []uint16
+	// slope and lean are, for each pair of lists, what far makes of scores: row by row of
+	// the list that a question belongs to, in units of slopeStep and leanStep.
+	slope []uint16
+	lean  []uint8
 
-	// margins are how far a question may lie beyond the border of the list of a vector,
-	// by the cosine of the two; see calibrate.
+	// margins are how far out of the list of a vector a question may lie, by the cosine
+	// of the two; see far and calibrate.
 	margins [marginCount]float32
 }
 
@@ -46,9 +61,10 @@ type spot struct {
 	least, most float32 // bounds of its distance from the centre
 }
 
-// newSpace returns the space of some centres, without margins.
+// newSpace returns the space of some centres, without pairs and margins.
 func newSpace(r *rotation, dims, made int, centres [][]float32) *space {
-	s := &space{r: r, dims: dims, stride: (dims + 31) &^ 31, made: made}
+	pairs := len(centres) * len(centres)
+	s := &space{r: r, dims: dims, stride: (dims + 31) &^ 31, made: made, slope: make([]uint16, pairs), lean: make([]uint8, pairs)}
 	s.bytes = make([]int8, len(centres)*s.stride)
 	s.scales = make([]float32, len(centres))
 	for i, c := range centres {
@@ -61,9 +77,8 @@ func newSpace(r *rotation, dims, made int, centres [][]float32) *space {
 // derive computes what follows from bytes and scales.
 func (s *space) derive() {
 	n := len(s.scales)
-	s.half, s.turned, s.apart = make([]float32, n), make([]float32, n*s.r.bits), make([]uint16, n*n)
+	s.half, s.turned = make([]float32, n), make([]float32, n*s.r.bits)
 	centre, turned := make([]float32, s.dims), make([]float32, s.r.size)
-	dots := make([]int32, n)
 	for i := range s.scales {
 		s.centre(centre, i)
 		length := vec.Norm(centre)
@@ -71,13 +86,6 @@ func (s *space) derive() {
 		s.length = max(s.length, float32(length))
 		s.r.turn(turned, centre)
 		copy(s.turned[i*s.r.bits:(i+1)*s.r.bits], turned)
-	}
-	for i := range s.scales {
-		vec.DotInt8All(dots, s.bytes[i*s.stride:(i+1)*s.stride], s.bytes)
-		for j, dot := range dots {
-			d2 := 2*s.half[i] + 2*s.half[j] - 2*float32(dot)*s.scales[i]*s.scales[j]
-			s.apart[i*n+j] = uint16(1 / math.Sqrt(max(float64(d2), 1.0/256)) / apartStep)
-		}
 	}
 }
 
@@ -148,26 +156,27 @@ func (s *space) spot(d *sketched) spot {
 	return at
 }
 
-// margin returns how far a question may lie beyond the border of a list in which there is
-// a vector at a cosine of t to it. It cannot lie farther than the two are apart.
+// margin returns how far out of a list a question may lie if a vector of it is at a cosine
+// of t to it: any distance for a t for which that has not been measured.
 func (s *space) margin(t float32) float32 {
-	const slack = 1e-4 // for rounding
-	if r := float32(math.Sqrt(float64(max(0, 2-2*t)))) + slack; t < marginFrom {
-		return r
-	} else {
-		return min(r, s.margins[min(int((t-marginFrom)/marginStep), marginCount-1)])
+	if t < marginFrom {
+		return math.MaxFloat32
 	}
+	return s.margins[min(int((t-marginFrom)/marginStep), marginCount-1)]
 }
 
-// beyond returns how far d lies beyond the border between the list of the nearest centre
-// and another: on the plane in the middle of two centres the scores are equal.
-func (s *space) beyond(d *sketched, list int) float32 {
-	return (d.scores[d.nearest] - d.scores[list]) * apartStep * float32(s.apart[d.nearest*s.len()+list])
+// far returns how far d lies out of a list, seen from the list it belongs to: on the
+// straight line through both centres, in standard deviations of the list's vectors there.
+// On the plane in the middle of the two centres the scores are equal; d's distance beyond
+// it counts, and a part of the way from the centre to it.
+func (s *space) far(d *sketched, list int) float32 {
+	at := d.nearest*s.len() + list
+	return (d.scores[d.nearest]-d.scores[list])*slopeStep*float32(s.slope[at]) + leanStep*float32(s.lean[at])
 }
 
 // bytesHeld is the memory of a space.
 func (s *space) bytesHeld() int64 {
-	return int64(len(s.bytes) + 4*(len(s.scales)+len(s.half)+len(s.turned)) + 2*len(s.apart))
+	return int64(len(s.bytes) + 4*(len(s.scales)+len(s.half)+len(s.turned)) + 2*len(s.slope) + len(s.lean))
 }
 
 // resize returns a slice of n elements, b itself if it has room.

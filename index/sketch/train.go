@@ -38,10 +38,13 @@ const (
 	worthwhile = 0.8
 )
 
+// mostLists bounds the lists, and with them the memory of what is kept of their pairs.
+const mostLists = 4096
+
 // listsFor returns how many lists n vectors are kept in. Fewer make the usual question
 // faster, for each centre is compared; more make the slowest faster, which look into
 // many lists.
-func listsFor(n int) int { return min(4096, max(2, int(2*math.Sqrt(float64(n))))) }
+func listsFor(n int) int { return min(mostLists, max(2, int(2*math.Sqrt(float64(n))))) }
 
 // sampleSize returns how many of n vectors a space is found from.
 func (o *options) sampleSize(n int) int {
@@ -117,7 +120,53 @@ func newLists(r *rotation, dims, n, count int, sample [][]float32) *space {
 		}
 		sp = newSpace(r, dims, n, centres)
 	}
+	sp.relate(sample)
 	return sp
+}
+
+// relate finds what far needs to know of each pair of lists: how far apart the centres are,
+// and how the vectors of a sample that belong to one are spread towards the other.
+func (s *space) relate(sample [][]float32) {
+	n := s.len()
+	apart2, squares, counts := s.distances(), make([]float32, n*n), make([]float32, n)
+	var d sketched
+	s.prepare(&d)
+	for _, v := range sample {
+		s.score(&d, v)
+		home := d.nearest
+		counts[home]++
+		own, sums, apart2 := d.scores[home], squares[home*n:(home+1)*n], apart2[home*n:(home+1)*n]
+		for i, score := range d.scores {
+			// The distance from the border is (own-score)/apart, that from the centre
+			// half of apart less: its square, times apart2, is this.
+			t := apart2[i]/2 - own + score
+			sums[i] += t * t / apart2[i]
+		}
+	}
+	for from := range n {
+		for to := range n {
+			mean := (squares[to*n+from] + priorCount*priorSpread*priorSpread) / (counts[to] + priorCount)
+			spread := math.Sqrt(float64(mean) + leastSpread*leastSpread)
+			apart := math.Sqrt(float64(apart2[to*n+from]))
+			s.slope[from*n+to] = uint16(min(math.MaxUint16, 1/(apart*spread*slopeStep)))
+			s.lean[from*n+to] = uint8(min(math.MaxUint8, leanTo*apart/(2*spread*leanStep)))
+		}
+	}
+}
+
+// distances returns the squared distances of all pairs of centres, row by row; those of
+// centres that are very near, and of each from itself, are taken for longer.
+func (s *space) distances() []float32 {
+	const least = 1.0 / 256
+	n := s.len()
+	all, dots := make([]float32, n*n), make([]int32, n)
+	for i := range n {
+		vec.DotInt8All(dots, s.bytes[i*s.stride:(i+1)*s.stride], s.bytes)
+		for j, dot := range dots {
+			all[i*n+j] = max(least, 2*s.half[i]+2*s.half[j]-2*float32(dot)*s.scales[i]*s.scales[j])
+		}
+	}
+	return all
 }
 
 // divide sorts a sample by the nearest centre.
@@ -164,29 +213,30 @@ func (s *space) cost(stored, asked [][]float32, n int) float64 {
 
 const (
 	// moves is in how many ways vectors are moved; all but the left farthest of each
-	// must be found: 2/8001 < missList.
-	moves, left = 5, 2
+	// must be found: (left+1)/(moved+1) < missList.
+	moves, left = 5, 11
 	// safety widens what was measured, and roundoff is for the 8-bit scores of the
 	// moved vector, which are here put together from those of two others.
-	safety, roundoff = 1.05, 0.002
+	safety, roundoff = 1.05, 0.02
 )
 
-// calibrate measures the margins: how far a question may lie beyond the border between
-// the list of its nearest centre and that of a vector at a cosine of t to it.
+// calibrate measures the margins: how far a question may lie out of the list (see far) of a
+// vector at a cosine of t to it.
 //
 // Vectors held apart from the making are moved to that cosine in five ways: anywhere; towards another
 // vector of the sample; towards another one of their list; as two neighbours in their
 // list differ; and as any two of it do. The margin is what was needed for all but two in
 // 8000 of the way that needs most, and a little more. Of pairs moved so, no more than missList are expected to
 // be missed, and of the other ways fewer.
-func (s *space) calibrate(apart, sample [][]float32, moved int) {
+func (s *space) calibrate(apart, sample [][]float32, count int) {
 	members := make([][][]float32, s.len())
 	s.divide(members, sample)
-	var x, d sketched
+	var x, d, moved sketched
 	s.prepare(&x)
 	s.prepare(&d)
-	var far [moves][marginCount][left + 1]float32 // the largest, in descending order
-	for i := range moved * moves {
+	s.prepare(&moved)
+	var most [moves][marginCount][left + 1]float32 // the largest, in descending order
+	for i := range count * moves {
 		v := apart[rand.IntN(len(apart))]
 		s.score(&x, v)
 		towards := direction(v, sample, members[x.nearest], i%moves)
@@ -196,35 +246,33 @@ func (s *space) calibrate(apart, sample [][]float32, moved int) {
 		s.score(&d, towards)
 		for g := range s.margins {
 			t := marginFrom + marginStep*float64(g)
-			gap := s.gap(&x, &d, float32(t), float32(math.Sqrt(1-t*t)))
-			for rank, other := range far[i%moves][g] {
+			gap := s.gap(&x, &d, &moved, float32(t), float32(math.Sqrt(1-t*t)))
+			for rank, other := range most[i%moves][g] {
 				if gap > other {
-					far[i%moves][g][rank], gap = gap, other
+					most[i%moves][g][rank], gap = gap, other
 				}
 			}
 		}
 	}
 	for g := range s.margins {
-		for way := range far {
-			s.margins[g] = max(s.margins[g], far[way][g][left])
+		for way := range most {
+			s.margins[g] = max(s.margins[g], most[way][g][left])
 		}
 		s.margins[g] = s.margins[g]*safety + roundoff
 	}
 }
 
-// gap returns how far t*x + sine*d lies beyond the border of the list of x.
-func (s *space) gap(x, d *sketched, t, sine float32) float32 {
-	best, home, nearest := float32(math.Inf(-1)), float32(0), 0
+// gap returns how far t*x + sine*d lies out of the list of x.
+func (s *space) gap(x, d, moved *sketched, t, sine float32) float32 {
+	best := float32(math.Inf(-1))
 	for i, h := range s.half {
 		score := t*(x.scores[i]+h) + sine*(d.scores[i]+h) - h
+		moved.scores[i] = score
 		if score > best {
-			best, nearest = score, i
-		}
-		if i == x.nearest {
-			home = score
+			best, moved.nearest = score, i
 		}
 	}
-	return (best - home) * apartStep * float32(s.apart[nearest*s.len()+x.nearest])
+	return s.far(moved, x.nearest)
 }
 
 // neighbour returns the vector of a list that is most similar to v, of those that are not
