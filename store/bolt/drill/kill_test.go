@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// TestKill kills a writing process at random moments, those of opening and making a file among them.
+// TestKill kills a writing process at random moments, in every fourth round those of opening and making a
+// file, else those after its first acknowledgement, however long that takes here.
 func TestKill(t *testing.T) {
 	rounds := scale(8, 60, 1000)
 	seed := uint64(time.Now().UnixNano())
@@ -21,14 +22,19 @@ func TestKill(t *testing.T) {
 			dir, m, r = t.TempDir(), make(model), &replica{has: make(map[uint64]uint64)}
 		}
 		p := start(t, childConfig{Dir: dir, Seed: rng.Uint64(), Base: uint64(i+1) << 24, Workers: 3, Live: 60, Readers: true, Chores: -1})
-		p.killAfter(time.Duration(rng.IntN(150)) * time.Millisecond)
+		after := time.Duration(rng.IntN(150)) * time.Millisecond
+		if i%4 == 0 {
+			p.killAfter(after)
+		} else {
+			p.killAfterAck(after)
+		}
 		if end := p.wait(); end != "killed" {
 			t.Fatalf("round %d: %s\n%s", i, end, p.log.String())
 		}
 		m.hear(y, &p.said)
 		m.verify(y, dir, r)
 	}
-	if y.acked < rounds {
+	if y.acked < rounds*3/4 {
 		t.Errorf("only %d acknowledgements in %d rounds: the drill drills nothing", y.acked, rounds)
 	}
 	y.finish(t)

@@ -18,6 +18,7 @@ type process struct {
 	cmd    *exec.Cmd
 	log    bytes.Buffer
 	said   bytes.Buffer
+	acked  chan struct{} // closed when it has acknowledged something
 	listen chan struct{} // closed when all that it has said is in said
 }
 
@@ -45,7 +46,7 @@ func start(t *testing.T, c childConfig, strace ...string) *process {
 	}
 	here, there := os.NewFile(uintptr(fds[0]), "here"), os.NewFile(uintptr(fds[1]), "there")
 	defer there.Close()
-	p := &process{listen: make(chan struct{})}
+	p := &process{acked: make(chan struct{}), listen: make(chan struct{})}
 	if len(strace) > 0 {
 		p.cmd = exec.Command("strace", append(append([]string{"-f", "-qq"}, strace...), self)...)
 	} else {
@@ -60,13 +61,43 @@ func start(t *testing.T, c childConfig, strace ...string) *process {
 	go func() {
 		defer close(p.listen)
 		defer here.Close()
-		io.Copy(&p.said, here)
+		io.Copy(io.MultiWriter(&p.said, &waiting{acked: p.acked}), here)
 	}()
 	return p
 }
 
+// waiting closes acked at the first acknowledgement among the lines that are written to it.
+type waiting struct {
+	acked chan struct{} // nil afterwards
+	line  []byte        // as far as it has come
+}
+
+func (w *waiting) Write(b []byte) (int, error) {
+	if w.acked == nil {
+		return len(b), nil
+	}
+	w.line = append(w.line, b...)
+	if bytes.HasPrefix(w.line, []byte("A ")) || bytes.Contains(w.line, []byte("\nA ")) {
+		close(w.acked)
+		w.acked = nil
+	}
+	w.line = w.line[bytes.LastIndexByte(w.line, '\n')+1:]
+	return len(b), nil
+}
+
 // killAfter kills the child once so much time has passed, if it still runs.
 func (p *process) killAfter(d time.Duration) { time.AfterFunc(d, func() { p.cmd.Process.Kill() }) }
+
+// killAfterAck does so once so much time has passed since its first acknowledgement.
+func (p *process) killAfterAck(d time.Duration) {
+	go func() {
+		select {
+		case <-p.acked:
+			p.killAfter(d)
+		case <-p.listen:
+		}
+	}()
+}
 
 // wait returns how the child ended: "killed", "exit 0", ...
 func (p *process) wait() string {
