@@ -27,6 +27,9 @@ type server struct {
 	auth  atomic.Value
 }
 
+// nobody listens there: no listener is given that port.
+const nobody = "http://127.0.0.1:1"
+
 const tagsTwo = `{"models":[{"name":"chatty:latest","digest":"c1","details":{"family":"llama"}},{"name":"tiny-embed:latest","digest":"0123456789abcdef","details":{"family":"bert"}}]}`
 
 func newServer(t *testing.T, reply func(w http.ResponseWriter, inputs []string)) *server {
@@ -119,8 +122,7 @@ func TestBadAnswersAreErrors(t *testing.T) {
 	if _, _, err := s.ollama().Embed(t.Context(), "x"); !errors.Is(err, ErrUpstream) || len(err.Error()) > 400 {
 		t.Errorf("%v", err)
 	}
-	s.Close()
-	if _, _, err := s.ollama().Embed(t.Context(), "x"); !errors.Is(err, ErrUpstream) {
+	if _, _, err := NewOllama(Options{BaseURL: nobody, Model: "m"}).Embed(t.Context(), "x"); !errors.Is(err, ErrUpstream) {
 		t.Errorf("server down: %v", err)
 	}
 }
@@ -268,8 +270,7 @@ func TestAutoChooses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	s.Close()
-	a := NewAuto(Options{BaseURL: s.URL})
+	a := NewAuto(Options{BaseURL: nobody})
 	if err := a.Resolve(t.Context()); !errors.Is(err, ErrUpstream) {
 		t.Errorf("%v", err)
 	}

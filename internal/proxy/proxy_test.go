@@ -378,14 +378,10 @@ func TestNothingIncompleteIsStoredAndNoErrorIsHidden(t *testing.T) {
 }
 
 func TestUpstreamDownIsAClearError(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	g := (&rig{t: t, events: make(chan Event, 100)}).over("http://" + l.Addr().String())
+	const dead = "127.0.0.1:1" // a port that no other listener is given
+	g := (&rig{t: t, events: make(chan Event, 100)}).over("http://" + dead)
 	for path, want := range map[string]string{
-		"/api/chat":            `{"error":"upstream: cannot be reached: ` + l.Addr().String(),
+		"/api/chat":            `{"error":"upstream: cannot be reached: ` + dead,
 		"/v1/chat/completions": `{"error":{"message":"upstream: cannot be reached`,
 		"/api/tags":            `{"error":"upstream: cannot be reached`,
 		"/v1/messages":         `{"type":"error","error":{"type":"api_error","message":"upstream: cannot be reached`,

@@ -197,12 +197,12 @@ func TestFailingServerGivesWayToTheNext(t *testing.T) {
 
 func TestFirstAnswerIsShownWhenNobodyDoesBetter(t *testing.T) {
 	_, first := newFaulty(t, 503)
-	p := pool(t, Options{}, first, deadAddress(t))
+	p := pool(t, Options{}, first, deadAddress)
 	if s, err := ask(t, p, infer()); s != 503 || err != nil {
 		t.Errorf("%d %v", s, err)
 	}
 	_, reset := newFaulty(t, 0)
-	p = pool(t, Options{}, deadAddress(t), reset)
+	p = pool(t, Options{}, deadAddress, reset)
 	if _, err := ask(t, p, infer()); !errors.Is(err, ErrBroken) || !errors.Is(err, ErrUnreachable) {
 		t.Errorf("%v does not name both causes", err)
 	}
@@ -283,7 +283,7 @@ func TestProbesFindOutBeforeRequestsDo(t *testing.T) {
 func TestEveryAttemptIsTold(t *testing.T) {
 	_, bad := newFaulty(t, 503)
 	good := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Trace")) })
-	p := pool(t, Options{}, deadAddress(t), bad, good)
+	p := pool(t, Options{}, deadAddress, bad, good)
 	r := infer()
 	var told []int
 	r.Attempt = func(ctx context.Context, u *url.URL, h http.Header) (context.Context, func(int, error)) {

@@ -42,15 +42,8 @@ func serve(t *testing.T, f http.HandlerFunc) string {
 	return s.URL
 }
 
-// deadAddress is one that nobody listens on.
-func deadAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
+// deadAddress is one that nobody listens on, and that no other listener is given.
+const deadAddress = "http://127.0.0.1:1"
 
 func post(path string) *Request {
 	return &Request{Method: "POST", URL: &url.URL{Path: path, RawQuery: "a=1"}, Header: http.Header{"X-A": {"b"}}, Body: []byte("body")}
@@ -64,7 +57,7 @@ func TestNextServerIsTriedWhenTheFirstIsDown(t *testing.T) {
 	var attempts []string
 	p := pool(t, Options{Hooks: Hooks{Attempt: func(backend string, status int, _ time.Duration, _ bool) {
 		attempts = append(attempts, backend, http.StatusText(status))
-	}}}, deadAddress(t), live+"/base/")
+	}}}, deadAddress, live+"/base/")
 	resp, err := p.Do(t.Context(), post("/api/chat"))
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +87,7 @@ func TestFailuresAreNamed(t *testing.T) {
 		timeout time.Duration
 		want    error
 	}{
-		"down": {deadAddress(t), patient, ErrUnreachable}, "no such host": {"http://host.invalid", patient, ErrUnreachable},
+		"down": {deadAddress, patient, ErrUnreachable}, "no such host": {"http://host.invalid", patient, ErrUnreachable},
 		"slow": {slow, hasty, ErrTimeout}, "reset": {reset, patient, ErrBroken},
 	} {
 		p := pool(t, Options{HeaderTimeout: c.timeout}, c.url)
@@ -159,7 +152,7 @@ func TestModelsAreKnownByTheirFoldedNames(t *testing.T) {
 			return
 		}
 		io.WriteString(w, body)
-	}), deadAddress(t))
+	}), deadAddress)
 	if p.Digest("reef:latest") != "" {
 		t.Error("known before anybody asked")
 	}
