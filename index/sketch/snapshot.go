@@ -461,12 +461,12 @@ func (d *loader) place() {
 // finish returns the index, whole.
 func (d *loader) finish() (*Index, error) {
 	ix := d.ix
-	ix.at = make(map[uint64]uint32, ix.n)
+	ix.at = slab.NewFinder(&ix.ids)
+	ix.at.Reserve(ix.n)
 	for i := range ix.n {
-		ix.at[ix.id(i)] = uint32(i)
-	}
-	if len(ix.at) != ix.n {
-		return nil, fmt.Errorf("%w: an ID is there twice", index.ErrCorrupt)
+		if !ix.at.Add(ix.id(i), uint32(i)) {
+			return nil, fmt.Errorf("%w: an ID is there twice", index.ErrCorrupt)
+		}
 	}
 	if ix.n < mapFrom {
 		ix.at = nil
