@@ -117,7 +117,7 @@ var hostile = map[string]func(i uint64) uint64{
 }
 
 func TestNoIDsMakeLongBuckets(t *testing.T) {
-	const n = 100_000
+	const n = 30_000
 	for name, id := range hostile {
 		b := newBook(t)
 		for i := range uint64(n) {
@@ -239,6 +239,9 @@ func TestFinderIsSmall(t *testing.T) {
 		{1, 250}, {33, 500}, {100, 850}, {1000, 6000}, {10_000, 57_000}, {14_000, 80_000}, {20_000, 114_000},
 		{28_000, 160_000}, {40_000, 228_000}, {56_000, 320_000}, {80_000, 456_000}, {1_000_000, 5_700_000},
 	} {
+		if testing.Short() && c.n > 100_000 {
+			continue
+		}
 		for _, reserved := range []bool{false, true} {
 			ids := table(c.n)
 			for i := range c.n {
