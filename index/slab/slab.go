@@ -1,6 +1,6 @@
 // Package slab keeps rows of equal length in chunks of memory that never move: a row
 // that is there stays where it is while others come, and growing copies nothing but
-// the first, small chunk.
+// the first, small chunk. A Finder finds the row that holds an ID.
 //
 // On Linux large chunks are given to the kernel to be mapped by huge pages: an index
 // reads rows far apart, and most of the time of such a read is the page table's.
