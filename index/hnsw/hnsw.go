@@ -42,8 +42,8 @@ const maxLevel = 16
 
 // exactDims is up to how many dimensions the walk is on exact vectors, which are a few
 // cache lines then: the fewer the dimensions, the larger the error of 4 bits (0.013 of a
-// cosine at 64), which vectors that are all alike drown in. In 16 to 64 dimensions a search
-// of 20,000 takes a tenth to a fifth longer for it.
+// cosine at 64). With 10,000 vectors of 64 dimensions in 100 groups a width of 20 found
+// 0.999 of the ten nearest where codes found 0.975, in the same 11 µs (Xeon with AVX-512).
 const exactDims = 64
 
 // none is no node; most is how many there may be.
@@ -58,7 +58,7 @@ const (
 // value is not usable; see New.
 //
 // Searches see a change half done without harm: lists are read and written element by
-// element, atomically. A node is there while its scale is not 0, which is set after all
+// element, atomically. A node is there while its term is not 0, which is set after all
 // else of it is written and before anybody points to it, and cleared before its place
 // is used again; and that waits for the searches that may have seen it before.
 type Index struct {
@@ -84,14 +84,16 @@ type Index struct {
 	listRoom  int                    // rows of upper
 	free      [maxLevel + 1][]uint32 // places to be used again, by their layers
 	limbo     []uint32               // removed nodes that searches may still read
-	snapshots int                    // being written: nothing leaves limbo
+	snapshots int                    // being written: nothing leaves limbo, codes stay
+	since     int                    // vectors added since the last look at the centre
 
 	// mu guards the tables: held for reading by who reads them and does not hold
 	// writers, for writing, with writers, where they grow or places are freed.
 	mu     sync.RWMutex
-	era    uint64           // how often places were freed
-	scales []uint32         // float32 bits: of the 4-bit vector; 0: not there
-	ids    []uint64         // by node, as all these
+	era    uint64    // how often places were freed or codes made anew
+	centre []float32 // what codes are seen from
+	terms  []uint64  // of codes by node, as all that follows; 0: not there
+	ids    []uint64
 	levels []uint8          // highest layer, which the place keeps for ever
 	above  []uint32         // where a node's lists in upper begin, from layer 1
 	rows   slab.Of[float32] // unit vectors
@@ -121,7 +123,10 @@ func newIndex(dims int, o Options, seed uint64) *Index {
 	if o.Search == 0 {
 		o.Search = 128
 	}
-	ix := &Index{o: o, dims: dims, turn: newRotation(dims, seed), exact: dims <= exactDims, at: make(map[uint64]uint32)}
+	ix := &Index{
+		o: o, dims: dims, turn: newRotation(dims, seed), exact: dims <= exactDims,
+		at: make(map[uint64]uint32), centre: make([]float32, dims),
+	}
 	ix.rows, ix.codes = slab.New[float32](dims), slab.New[byte](ix.turn.size/2)
 	ix.lowest, ix.upper = slab.New[uint32](2*o.M), slab.New[uint32](o.M)
 	ix.ef.Store(int32(o.Search))
@@ -140,17 +145,19 @@ func (ix *Index) Add(id uint64, v []float32) error {
 	if err := s.q.set(ix, v); err != nil {
 		return err
 	}
-	s.q.ask(ix)
 	level := min(int(-math.Log(1-rand.Float64())/math.Log(float64(ix.o.M))), maxLevel)
 
 	ix.mu.RLock()
 	era := ix.era
+	s.q.ask(ix, ix.centre)
 	ix.gather(s, id, level)
 	ix.mu.RUnlock()
 
 	ix.writers.Lock()
 	defer ix.writers.Unlock()
+	ix.recentre()
 	if era != ix.era || !ix.usable(s.chosen[0]) {
+		s.q.ask(ix, ix.centre)
 		ix.gather(s, id, level) // what was found has gone, or was nothing
 	}
 	ix.insert(s, id, level)
@@ -171,16 +178,17 @@ func (ix *Index) usable(nodes []uint32) bool {
 // writers.
 func (ix *Index) insert(s *scratch, id uint64, level int) {
 	node := ix.reserve(level)
-	scale := ix.write(node, id, &s.q)
+	term := ix.write(node, id, &s.q)
+	ix.since++
 	for l := range level + 1 {
 		s.chosen[l] = ix.onlyLive(s.chosen[l])
 		ix.setLinks(node, l, s.chosen[l])
 	}
 	old, replaces := ix.at[id]
 	if replaces {
-		ix.setScale(old, 0)
+		ix.setTerm(old, 0)
 	}
-	ix.setScale(node, scale)
+	ix.setTerm(node, term)
 	ix.at[id] = node
 	for l := range level + 1 {
 		ix.link(s, node, l)
@@ -216,7 +224,7 @@ func (ix *Index) Remove(id uint64) bool {
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	delete(ix.at, id)
-	ix.setScale(node, 0)
+	ix.setTerm(node, 0)
 	ix.bury(s, node)
 	ix.size.Store(int64(len(ix.at)))
 	return true
@@ -242,7 +250,7 @@ func (ix *Index) Dims() int { return ix.dims }
 // measure counts the bytes of the tables. The caller holds mu for writing.
 func (ix *Index) measure() {
 	hot := ix.codes.Bytes() + ix.lowest.Bytes() + ix.upper.Bytes() +
-		int64(4*cap(ix.scales)+8*cap(ix.ids)+cap(ix.levels)+4*cap(ix.above))
+		int64(8*cap(ix.terms)+8*cap(ix.ids)+cap(ix.levels)+4*cap(ix.above))
 	ix.hot.Store(hot)
 	ix.bytes.Store(hot + ix.rows.Bytes())
 }

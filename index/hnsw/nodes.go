@@ -3,8 +3,6 @@ package hnsw
 import (
 	"math"
 	"sync/atomic"
-
-	"github.com/semcached/semcached/index/vec"
 )
 
 // limboMost is how many removed nodes wait for the searches that may still read them
@@ -15,16 +13,23 @@ const limboMost = 64
 // are kept waiting.
 const growMost = 2048
 
-// scaleOf returns the factor of a node's 4-bit vector; 0: the node is not there.
-func (ix *Index) scaleOf(node uint32) float32 {
-	return math.Float32frombits(atomic.LoadUint32(&ix.scales[node]))
+// term is what makes a similarity of the product of two codes: two float32, the factor of
+// the node's code in the upper half, what is to be added in the lower. It is never 0, which
+// stands for a node that is not there.
+type term uint64
+
+func termOf(factor, add float32) term {
+	return term(math.Float32bits(factor))<<32 | term(math.Float32bits(add))
 }
 
-func (ix *Index) setScale(node uint32, scale float32) {
-	atomic.StoreUint32(&ix.scales[node], math.Float32bits(scale))
-}
+func (t term) factor() float32 { return math.Float32frombits(uint32(t >> 32)) }
+func (t term) add() float32    { return math.Float32frombits(uint32(t)) }
 
-func (ix *Index) live(node uint32) bool { return atomic.LoadUint32(&ix.scales[node]) != 0 }
+func (ix *Index) termOf(node uint32) term { return term(atomic.LoadUint64(&ix.terms[node])) }
+
+func (ix *Index) setTerm(node uint32, t term) { atomic.StoreUint64(&ix.terms[node], uint64(t)) }
+
+func (ix *Index) live(node uint32) bool { return ix.termOf(node) != 0 }
 
 // links returns the list of a node on a layer, which must not be above the node's: its
 // neighbours, and none from there on. While others search, elements are read and
@@ -64,7 +69,7 @@ func (ix *Index) row(node uint32) []float32 { return ix.rows.Row(int(node)) }
 func (ix *Index) code(node uint32) []byte   { return ix.codes.Row(int(node)) }
 
 // reserve returns a node for a vector whose highest layer is level. Nobody finds it
-// before setScale. The caller holds writers, not mu.
+// before setTerm. The caller holds writers, not mu.
 func (ix *Index) reserve(level int) uint32 {
 	if len(ix.free[level]) == 0 && len(ix.limbo) >= limboMost && ix.snapshots == 0 {
 		ix.recycle()
@@ -74,7 +79,7 @@ func (ix *Index) reserve(level int) uint32 {
 		ix.free[level] = ix.free[level][:n-1]
 		return node
 	}
-	if ix.nodes == len(ix.scales) || ix.lists+level > ix.listRoom {
+	if ix.nodes == len(ix.terms) || ix.lists+level > ix.listRoom {
 		ix.grow(level)
 	}
 	node := uint32(ix.nodes)
@@ -100,10 +105,10 @@ func (ix *Index) recycle() {
 func (ix *Index) grow(level int) {
 	ix.mu.Lock()
 	defer ix.mu.Unlock()
-	if ix.nodes == len(ix.scales) {
+	if ix.nodes == len(ix.terms) {
 		room := ix.nodes + min(max(ix.nodes/4, 16), growMost)
-		more := room - len(ix.scales)
-		ix.scales = append(ix.scales, make([]uint32, more)...)
+		more := room - len(ix.terms)
+		ix.terms = append(ix.terms, make([]uint64, more)...)
 		ix.ids = append(ix.ids, make([]uint64, more)...)
 		ix.levels = append(ix.levels, make([]uint8, more)...)
 		ix.above = append(ix.above, make([]uint32, more)...)
@@ -119,13 +124,13 @@ func (ix *Index) grow(level int) {
 }
 
 // write puts a vector and its question into a reserved node, without neighbours.
-func (ix *Index) write(node uint32, id uint64, q *question) (scale float32) {
+func (ix *Index) write(node uint32, id uint64, q *question) term {
 	ix.ids[node] = id
 	copy(ix.row(node), q.unit)
 	for l := range int(ix.levels[node]) + 1 {
 		ix.setLinks(node, l, nil)
 	}
-	return vec.QuantizeInt4(ix.code(node), q.turned)
+	return q.encode(ix.code(node))
 }
 
 // enter finds a new node to begin searches at. The caller holds writers.

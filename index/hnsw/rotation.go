@@ -40,9 +40,8 @@ func newRotation(dims int, seed uint64) rotation {
 	return r
 }
 
-// turn writes the rotated v to dst, which has size components.
-func (r *rotation) turn(dst, v []float32) {
-	clear(dst[copy(dst, v):])
+// turn rotates dst, which has size components.
+func (r *rotation) turn(dst []float32) {
 	norm := float32(1 / math.Sqrt(float64(r.part)))
 	for round, signs := range r.signs {
 		for i, s := range signs[:len(dst)] {

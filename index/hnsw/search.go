@@ -37,7 +37,7 @@ func (ix *Index) SearchFunc(dst []index.Hit, q []float32, threshold float32, k i
 	if k <= 0 || entry == none {
 		return dst, nil
 	}
-	s.q.ask(ix)
+	s.q.ask(ix, ix.centre)
 	start := ix.descend(&s.q, s, entry, 0)
 	ef, near := max(int(ix.ef.Load()), 2*k), max(k, leastNear)
 	var best []found
@@ -88,25 +88,30 @@ func (ix *Index) walkKept(s *scratch, start uint32, ef, near int, keep func(uint
 	}
 }
 
-// slack returns how far a similarity by codes may lie from the exact one for all
-// practical purposes: three and a half standard deviations of the error, which has
-// 0.0115 of the energy (vec.QuantizeInt4) spread over all directions.
-func (ix *Index) slack() float32 {
+// least returns how small the similarity by codes may be, for all practical purposes,
+// where the exact one is at least score: three and a half standard deviations of the error
+// smaller. The error has 0.0115 of the energy of the node seen from the centre
+// (vec.QuantizeInt4), spread over all directions; and such a node is no farther from the
+// centre than the question and the two from each other.
+func (ix *Index) least(q *question, score float32) float32 {
 	if ix.exact {
-		return 0
+		return score
 	}
-	return 3.5 * 0.107 / float32(math.Sqrt(float64(ix.turn.size)))
+	far := q.far + float32(math.Sqrt(max(0, 2-2*float64(score))))
+	return score - 3.5*0.107*q.far*far/float32(math.Sqrt(float64(ix.turn.size)))
 }
 
 // rescore compares what was found exactly, best first, until the rest is too far away.
 func (ix *Index) rescore(dst []index.Hit, q *question, best []found, threshold float32, k int) []index.Hit {
-	from, slack := len(dst), ix.slack()
+	from, least := len(dst), ix.least(q, threshold)
 	for _, f := range best {
-		score := f.score()
-		if score < threshold-slack || len(dst)-from == k && score < dst[len(dst)-1].Score-slack {
+		if f.score() < least {
 			break
 		}
 		dst = ix.offerExact(dst, from, q, f.node(), threshold, k)
+		if len(dst)-from == k {
+			least = ix.least(q, dst[len(dst)-1].Score)
+		}
 	}
 	return dst
 }
@@ -127,7 +132,7 @@ func (ix *Index) offerExact(dst []index.Hit, from int, q *question, node uint32,
 // scan compares everything that keep accepts.
 func (ix *Index) scan(dst []index.Hit, q *question, threshold float32, k int, keep func(uint64) bool) []index.Hit {
 	from := len(dst)
-	for n := range uint32(len(ix.scales)) {
+	for n := range uint32(len(ix.terms)) {
 		if ix.live(n) && keep(ix.ids[n]) {
 			dst = ix.offerExact(dst, from, q, n, threshold, k)
 		}

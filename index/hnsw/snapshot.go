@@ -14,25 +14,27 @@ import (
 
 // A snapshot of a graph, little-endian:
 //
-//	8 bytes  "semhnsw" and the version, 2
+//	8 bytes  "semhnsw" and the version, 3
 //	u32      dims, M
 //	u64      number of nodes
 //	u32      node at which searches begin (0 if there is none)
 //	u64      seed of the rotation
 //	u32      CRC-32C of the 36 bytes before
+//	         dims float32 components of the centre
+//	u32      CRC-32C of the centre
 //	blocks of at most 256 nodes:
 //	  u32    nodes in this block, bytes of them
 //	  nodes  u64 ID, u8 highest layer, dims float32 components of unit length,
-//	         float32 scale and 4-bit vector (vec.QuantizeInt4 of the rotated
-//	         components, filled up to a multiple of 64), and for each layer from
-//	         0 u16 count and u32 neighbours
+//	         u64 term and 4-bit vector (vec.QuantizeInt4 of the components seen
+//	         from the centre, rotated, filled up to a multiple of 64), and for
+//	         each layer from 0 u16 count and u32 neighbours
 //	  u32    CRC-32C of the block so far
 //
 // Nothing follows the last block. Nodes are numbered in the order in which they stand.
 // A reader refuses other versions (ErrVersion) and anything that does not check
 // (ErrCorrupt), and allocates no more than some times what has come in.
 const (
-	snapshotMagic = "semhnsw\x02"
+	snapshotMagic = "semhnsw\x03"
 	headBytes     = 36
 	blockNodes    = 256
 	maxDims       = 1 << 16
@@ -45,10 +47,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // until it is written, and the rest.
 type frozen struct {
 	nodes  []uint32
-	scales []uint32
+	terms  []uint64
 	lists  []byte // of all nodes, as they are written
 	ends   []int  // of each node's in lists
 	entry  uint32 // by its number
+	centre []float32
 }
 
 // Snapshot implements index.Index. Changes wait while the lists are copied, tens of
@@ -72,6 +75,9 @@ func (ix *Index) Snapshot(w io.Writer) error {
 	head = binary.LittleEndian.AppendUint32(head, f.entry)
 	head = binary.LittleEndian.AppendUint64(head, ix.turn.seed)
 	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
+	head = append(head, make([]byte, 4*ix.dims)...)
+	vec.PutBytes(head[headBytes+4:], f.centre)
+	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head[headBytes+4:], castagnoli))
 	if _, err := w.Write(head); err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
@@ -89,7 +95,8 @@ func (ix *Index) Snapshot(w io.Writer) error {
 func (ix *Index) freeze() *frozen {
 	n := len(ix.at)
 	f := &frozen{
-		nodes: make([]uint32, 0, n), scales: make([]uint32, 0, n), ends: make([]int, 0, n),
+		centre: ix.centre,
+		nodes:  make([]uint32, 0, n), terms: make([]uint64, 0, n), ends: make([]int, 0, n),
 		lists: make([]byte, 0, n*(2+4*2*ix.o.M)),
 	}
 	number := make([]uint32, ix.nodes) // of a node among those that are there
@@ -97,7 +104,7 @@ func (ix *Index) freeze() *frozen {
 		if ix.live(node) {
 			number[node] = uint32(len(f.nodes))
 			f.nodes = append(f.nodes, node)
-			f.scales = append(f.scales, ix.scales[node])
+			f.terms = append(f.terms, ix.terms[node])
 		}
 	}
 	for _, node := range f.nodes {
@@ -139,7 +146,7 @@ func (ix *Index) appendBlock(b []byte, f *frozen, from, to int) []byte {
 		for _, x := range ix.row(node) {
 			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
 		}
-		b = binary.LittleEndian.AppendUint32(b, f.scales[i])
+		b = binary.LittleEndian.AppendUint64(b, f.terms[i])
 		b = append(b, ix.code(node)...)
 		b = append(b, f.lists[begin:f.ends[i]]...)
 	}
@@ -173,6 +180,9 @@ func Load(r io.Reader) (*Index, error) {
 		return nil, fmt.Errorf("%w: header", index.ErrCorrupt)
 	}
 	ix := newIndex(int(dims), Options{M: int(m)}, binary.LittleEndian.Uint64(head[28:]))
+	if err := ix.readCentre(br); err != nil {
+		return nil, err
+	}
 	var block []byte
 	for left := nodes; left > 0; {
 		var n uint64
@@ -192,6 +202,21 @@ func Load(r io.Reader) (*Index, error) {
 	return ix, ix.checkLinks()
 }
 
+func (ix *Index) readCentre(r io.Reader) error {
+	sum, err := vec.ReadBytes(r, ix.centre, 0, castagnoli)
+	var want [4]byte
+	if err == nil {
+		_, err = io.ReadFull(r, want[:])
+	}
+	if err != nil {
+		return index.CutShort(err)
+	}
+	if square := vec.Dot(ix.centre, ix.centre); sum != binary.LittleEndian.Uint32(want[:]) || !(square < 1.01) {
+		return fmt.Errorf("%w: centre", index.ErrCorrupt)
+	}
+	return nil
+}
+
 // readBlock reads one block, by way of buf if that is large enough, and returns the
 // buffer and the number of nodes.
 func (ix *Index) readBlock(r io.Reader, buf []byte, left, nodes uint64) ([]byte, uint64, error) {
@@ -200,7 +225,7 @@ func (ix *Index) readBlock(r io.Reader, buf []byte, left, nodes uint64) ([]byte,
 		return nil, 0, index.CutShort(err)
 	}
 	n, size := uint64(binary.LittleEndian.Uint32(head[:])), int(binary.LittleEndian.Uint32(head[4:]))
-	largest := 8 + 1 + 4*ix.dims + 4 + ix.turn.size/2 + 2 + 4*2*ix.o.M + maxLevel*(2+4*ix.o.M)
+	largest := 8 + 1 + 4*ix.dims + 8 + ix.turn.size/2 + 2 + 4*2*ix.o.M + maxLevel*(2+4*ix.o.M)
 	if n == 0 || n > blockNodes || n > left || size > int(n)*largest {
 		return nil, 0, fmt.Errorf("%w: a block of %d nodes", index.ErrCorrupt, n)
 	}
@@ -241,13 +266,13 @@ func (ix *Index) readNode(d *reader, nodes uint64) error {
 	for i := range row {
 		row[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
 	}
-	scale := math.Float32frombits(d.u32())
+	t := term(d.u64())
 	copy(ix.code(node), d.take(ix.turn.size/2))
 	// The code only leads the walk, so it need not be compared with the vector.
-	if length := vec.Dot(row, row); !(length > 0.999 && length < 1.001 && scale > 0 && scale < 4) {
-		return fmt.Errorf("%w: a vector of length %v, scale %v", index.ErrCorrupt, length, scale)
+	if length := vec.Dot(row, row); !(length > 0.999 && length < 1.001 && t.factor() > 0 && t.factor() < 4 && t.add() >= -4 && t.add() <= 4) {
+		return fmt.Errorf("%w: a vector of length %v, terms %v and %v", index.ErrCorrupt, length, t.factor(), t.add())
 	}
-	ix.setScale(node, scale)
+	ix.setTerm(node, t)
 	for l := range level + 1 {
 		list := ix.links(node, l)
 		n := int(d.u16())

@@ -13,23 +13,41 @@ import (
 // question is a vector to be compared with nodes.
 type question struct {
 	unit   []float32
-	turned []float32 // rotated
+	turned []float32 // unit seen from the centre, rotated
+	base   float32   // product of unit and the centre
+	rest   float32   // base without the square of the centre
+	far    float32   // distance of unit from the centre
 	code   []int8    // turned in 8 bits
 	scale  float32   // of code
 	shift  float32   // what levels count too much: 7.5 for each of code
 }
 
-// ask prepares q.unit to be compared.
-func (q *question) ask(ix *Index) {
+// ask prepares q.unit to be compared with codes that are seen from centre.
+func (q *question) ask(ix *Index, centre []float32) {
 	q.turned = slices.Grow(q.turned[:0], ix.turn.size)[:ix.turn.size]
 	q.code = slices.Grow(q.code[:0], ix.turn.size)[:ix.turn.size]
-	ix.turn.turn(q.turned, q.unit)
+	for i, c := range centre {
+		q.turned[i] = q.unit[i] - c
+	}
+	clear(q.turned[ix.dims:])
+	q.base, q.far = vec.Dot(q.unit, centre), float32(vec.Norm(q.turned))
+	q.rest = q.base - vec.Dot(centre, centre)
+	ix.turn.turn(q.turned)
 	q.scale = vec.Quantize(q.code, q.turned)
 	sum := int32(0)
 	for _, x := range q.code {
 		sum += int32(x)
 	}
 	q.shift = 7.5 * float32(sum)
+}
+
+// encode writes the 4-bit vector of a node that q was made of.
+func (q *question) encode(code []byte) term {
+	factor := vec.QuantizeInt4(code, q.turned)
+	if factor == 0 { // it is the centre
+		factor = math.SmallestNonzeroFloat32
+	}
+	return termOf(factor, q.rest)
 }
 
 // found is a node and its similarity to the question by their codes, in one number that
@@ -98,8 +116,8 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // begin forgets what has been seen. The caller holds mu or writers.
 func (s *scratch) begin(ix *Index) {
-	if len(s.seen) < len(ix.scales) {
-		s.seen = make([]uint16, cap(ix.scales))
+	if len(s.seen) < len(ix.terms) {
+		s.seen = make([]uint16, cap(ix.terms))
 		s.epoch = 0
 	}
 	if s.epoch++; s.epoch == 0 { // after 65535 walks
@@ -120,7 +138,8 @@ func (ix *Index) compare(q *question, s *scratch, nodes []uint32) []float32 {
 	s.dots = slices.Grow(s.dots[:0], len(nodes))[:len(nodes)]
 	vec.DotInt4Rows(s.dots, q.code, ix.codes.Chunks(), ix.codes.Shift(), nodes)
 	for i, n := range nodes {
-		s.scores[i] = (float32(s.dots[i]) - q.shift) * q.scale * ix.scaleOf(n)
+		t := ix.termOf(n)
+		s.scores[i] = q.base + t.add() + (float32(s.dots[i])-q.shift)*q.scale*t.factor()
 	}
 	return s.scores
 }
