@@ -9,9 +9,10 @@ import (
 // add up to less than 1/1000. The first word has most of it, for its limit decides how
 // many codes pass; the limit of the whole code is far from what unrelated vectors show.
 const (
-	missFirst = 1.0 / 2000
-	missWhole = 1.0 / 20_000
-	missList  = 1.0 / 2500 // see calibrate
+	missFirst  = 1.0 / 2500
+	missSecond = 1.0 / 10_000 // of the first two words
+	missWhole  = 1.0 / 20_000
+	missList   = 1.0 / 2500 // see calibrate
 )
 
 const (
@@ -25,25 +26,28 @@ const (
 // limits are the distances up to which codes are near, by the cosine in steps, rounded
 // down, of the angle that what is sought may have from the question.
 type limits struct {
-	first [steps + 1]uint8  // of the first word
-	whole [steps + 1]uint16 // of the whole code
+	first  [steps + 1]uint8  // of the first word
+	second [steps + 1]uint8  // of the first two
+	whole  [steps + 1]uint16 // of the whole code
 }
 
-// limitsOf returns the limits of codes of 1, 2 or 4 words.
+// limitsOf returns the limits of codes of so many words.
 func limitsOf(words int) *limits { return limitTables[words]() }
 
 var limitTables = [maxWords + 1]func() *limits{
-	1: sync.OnceValue(func() *limits { return newLimits(64) }),
-	2: sync.OnceValue(func() *limits { return newLimits(128) }),
-	4: sync.OnceValue(func() *limits { return newLimits(256) }),
+	1: sync.OnceValue(func() *limits { return newLimits(1) }),
+	2: sync.OnceValue(func() *limits { return newLimits(2) }),
+	4: sync.OnceValue(func() *limits { return newLimits(4) }),
+	6: sync.OnceValue(func() *limits { return newLimits(6) }),
 }
 
-func newLimits(bits int) *limits {
+func newLimits(words int) *limits {
 	var l limits
 	for step := blind; step <= steps; step++ {
 		p := math.Acos(float64(step)/steps) / math.Pi
 		l.first[step] = uint8(quantile(64, p, missFirst))
-		l.whole[step] = uint16(quantile(bits, p, missWhole))
+		l.second[step] = uint8(quantile(128, p, missSecond))
+		l.whole[step] = uint16(quantile(64*words, p, missWhole))
 	}
 	return &l
 }
@@ -76,14 +80,11 @@ func logChoose(n, k int) float64 {
 //
 // The three distances are the sides of a triangle: the cosine is (u²+v²-r²)/2uv. As a
 // function of v it is smallest at v² = u²-r², where the side r touches the circle around
-// the centre; that v is brought between least and most. u may be larger than given: the
-// angle shrinks with u unless v² > u²+r², where asin(r/v) bounds it for every u.
+// the centre; that v is brought between least and most.
 func widest(u2, r2, least, most float64) int {
 	v2 := u2 - r2
 	var cosine float64
 	switch {
-	case v2 < least*least && least*least >= u2+r2:
-		cosine = math.Sqrt(1 - r2/(least*least))
 	case v2 < least*least:
 		cosine = (v2 + least*least) / (2 * math.Sqrt(u2) * least)
 	case v2 > most*most:
@@ -92,4 +93,33 @@ func widest(u2, r2, least, most float64) int {
 		cosine = math.Sqrt(v2 / u2)
 	}
 	return int(max(0, min(1, cosine)) * steps)
+}
+
+// A distance from a centre, 0 to 2, is kept as a level, in steps of levelStep.
+const (
+	levelStep = 1.0 / 128
+	levels    = 256
+)
+
+// edge is a bound of a level, with room for rounding.
+type edge struct {
+	at      float64
+	squared float64
+	per     float64 // steps / 2at
+}
+
+// lower and upper are the bounds of each level.
+var lower, upper = func() (lower, upper [levels]edge) {
+	const rounding = 1e-4
+	of := func(at float64) edge { return edge{at, at * at, steps / (2 * max(at, 1e-6))} }
+	for i := range levels {
+		lower[i] = of(max(0, float64(i)*levelStep-rounding))
+		upper[i] = of(float64(i+1)*levelStep + rounding)
+	}
+	return lower, upper
+}()
+
+// levelOf returns the level of a distance given squared.
+func levelOf(v2 float64) uint8 {
+	return uint8(min(levels-1, math.Sqrt(max(0, v2))/levelStep))
 }

@@ -58,7 +58,7 @@ func check(t *testing.T, ix *Index) {
 		for i := range l.list {
 			total += l.list[i].n
 			for at := range l.list[i].n {
-				row := int(l.list[i].rows.Row(at)[0])
+				row := l.list[i].row(at)
 				if l.at(row) != uint64(i+1)<<32|uint64(at) {
 					t.Fatalf("row %d is at %d of list %d, and says otherwise", row, at, i)
 				}
@@ -74,11 +74,11 @@ func check(t *testing.T, ix *Index) {
 			var d sketched
 			l.sketch(&d, ix.row(row))
 			want, got := l.spot(&d), l.spotOf(row)
-			if want.list != got.list || want.code != got.code {
-				t.Fatalf("row %d has another's code", row)
+			if want != got {
+				t.Fatalf("row %d has another's place", row)
 			}
-			if in := l.list[want.list]; want.least < in.least || want.most > in.most {
-				t.Fatalf("row %d is %v to %v away, its list %v to %v", row, want.least, want.most, in.least, in.most)
+			if in := l.list[want.list]; want.away < in.near || want.away > in.far {
+				t.Fatalf("row %d is %d away, its list %d to %d", row, want.away, in.near, in.far)
 			}
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // maxWords bounds the length of a code in 64-bit words.
-const maxWords = 4
+const maxWords = 6
 
 // seed is what the signs of a rotation are drawn from.
 type seed [2]uint64

@@ -69,7 +69,7 @@ type options struct {
 var defaults = options{
 	codesFrom: 256, // below, a plain scan takes no longer than turning the question
 	listsFrom: 16 << 10,
-	moved:     32_000,
+	moved:     16_000,
 }
 
 // Index is an index.Noter. Searches with a threshold are probabilistic as the package

@@ -162,19 +162,16 @@ func passes(sp *space, x, q []float32, threshold float32) (found, seen bool) {
 	var d sketched
 	sp.sketch(&d, x)
 	at := sp.spot(&d)
-	at.least, at.most = 0, 2 // the least favourable company
 	l.put(0, &at)
+	l.list[0].near, l.list[0].far = 0, levels-1 // the least favourable company
 	ix := newIndex(len(x), &defaults)
 	ix.rows.Grow(1)
+	ix.ids.Grow(1)
 	copy(ix.row(0), x)
-	s := &search{ix: ix, unit: q, threshold: threshold, k: 1}
+	s := &search{ix: ix, unit: q, threshold: threshold, k: 2} // a hit does not end it
 	sp.sketch(&s.sketched, q)
-	step := widest(sp.away2(&s.sketched, 0), 2-2*float64(threshold)+1e-5, 0, 2)
-	if step < blind {
-		return true, false
-	}
-	s.near(l, 0, int(limitsOf(sp.r.words()).first[step]), int(limitsOf(sp.r.words()).whole[step]))
-	return len(s.wanted) == 1, true
+	s.list(l, 0)
+	return len(s.wanted) == 1 || s.did.rows == 1, s.did.rows == 0
 }
 
 // widest bounds the angle of every triangle.
@@ -187,11 +184,16 @@ func TestWidest(t *testing.T) {
 		x := []float64{q[0] + r*math.Cos(turn), r * math.Sin(turn)}
 		v := length(x)
 		least, most := v*rng.Float64(), v+rng.Float64()
-		u := q[0] * (1 - 0.2*rng.Float64()) // a lower bound
+		u := q[0]
 		r *= 1 + 0.1*rng.Float64()
 		cosine := (x[0]*q[0] + x[1]*c[1]) / (v * q[0])
-		if step := widest(u*u, r*r, least, most); step > 0 && float64(step)/steps > cosine+1e-9 {
+		step := widest(u*u, r*r, least, most)
+		if step > 0 && float64(step)/steps > cosine+1e-9 {
 			t.Fatalf("u=%v r=%v v=%v in %v to %v: cosine %v, bound %v", u, r, v, least, most, cosine, float64(step)/steps)
+		}
+		b := ball{u2: u * u, r2: r * r, step: step}
+		if at := b.stepAt(levelOf(v*v), 1/u); at > max(step, int(cosine*steps+1e-6)) {
+			t.Fatalf("u=%v r=%v v=%v: cosine %v, bound %v", u, r, v, cosine, float64(at)/steps)
 		}
 	}
 	if step := widest(1, 0.16, 0, 2); math.Abs(float64(step)/steps-math.Sqrt(0.84)) > 2.0/steps {
@@ -203,7 +205,7 @@ func TestWidest(t *testing.T) {
 }
 
 func TestQuantile(t *testing.T) {
-	for _, n := range []int{64, 256} {
+	for _, n := range []int{64, 128, 384} {
 		for _, p := range []float64{0, 0.01, 0.1, 0.2, 0.4} {
 			x := quantile(n, p, missFirst)
 			tail := func(from int) (s float64) {

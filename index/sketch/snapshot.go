@@ -27,7 +27,6 @@ import (
 //	lists, unless there are none:
 //	  centres  dims int8 components each
 //	  f32 each: what turns a centre's components back
-//	  f32 each: least and most, bounds of the distances of its vectors from it
 //	  15 f32   margins
 //	  u16 each: slope of all pairs of lists
 //	  u8 each:  lean of all pairs
@@ -37,8 +36,9 @@ import (
 //	  u32      rows in this block
 //	  u64 each: IDs
 //	  u32 each: the row's list, if there are lists
-//	  codes    of 1, 2 or 4 u64 each (64, 128, or 256 bits: the power of two from dims
-//	           on, within these), if there are lists
+//	  codes    of 1, 2, 4 or 6 u64 each (64, 128 or 256 bits, the power of two from dims
+//	           on, or 384), if there are lists
+//	  u8 each: the level of the row's distance from the centre, if there are lists
 //	  vectors  dims float32 components of unit length each
 //	  u32      CRC-32C of the block so far
 //
@@ -159,9 +159,6 @@ func (ix *Index) heads(s *saving) (head, lists []byte) {
 		}
 	}
 	lists = appendFloats(lists, sp.scales)
-	for i := range s.l.list {
-		lists = appendFloats(lists, []float32{s.l.list[i].least, s.l.list[i].most})
-	}
 	lists = appendFloats(lists, sp.margins[:])
 	for _, x := range sp.slope {
 		lists = le.AppendUint16(lists, x)
@@ -183,10 +180,11 @@ func (ix *Index) block(b []byte, s *saving) []byte {
 	begin := len(b)
 	ids := begin + 4
 	lists := ids + 8*n
-	codes, vectors := lists, lists
+	codes, away, vectors := lists, lists, lists
 	if words > 0 {
 		codes = lists + 4*n
-		vectors = codes + 8*words*n
+		away = codes + 8*words*n
+		vectors = away + n
 	}
 	end := vectors + 4*ix.dims*n
 	b = resizeKeep(b, end+4)
@@ -210,6 +208,7 @@ func (ix *Index) block(b []byte, s *saving) []byte {
 				for w, x := range k.spot.code[:words] {
 					le.PutUint64(b[codes+8*(words*i+w):], x)
 				}
+				b[away+i] = k.spot.away
 			}
 		}
 		ix.mu.RUnlock()
@@ -282,6 +281,7 @@ type loader struct {
 	lengths []int // of the lists
 	in      slab.Of[uint32]
 	codes   slab.Of[uint64]
+	away    slab.Of[uint8]
 }
 
 func loadAll(r io.Reader, o *options) (*Index, error) {
@@ -326,7 +326,7 @@ func section(r io.Reader, n int) ([]byte, error) {
 // lists reads what there is of the lists before the rows.
 func (d *loader) lists(r *rotation, count int) error {
 	dims := d.ix.dims
-	b, err := section(d.r, count*(dims+12)+4*marginCount+3*count*count+8)
+	b, err := section(d.r, count*(dims+4)+4*marginCount+3*count*count+8)
 	if err != nil {
 		return err
 	}
@@ -340,8 +340,7 @@ func (d *loader) lists(r *rotation, count int) error {
 		}
 	}
 	b = b[count*dims:]
-	bounds := make([]float32, 2*count)
-	for _, v := range [][]float32{sp.scales, bounds, sp.margins[:]} {
+	for _, v := range [][]float32{sp.scales, sp.margins[:]} {
 		for i := range v {
 			if v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])); !(v[i] >= 0 && v[i] <= math.MaxInt16) {
 				return fmt.Errorf("%w: %v among the lists", index.ErrCorrupt, v[i])
@@ -363,10 +362,7 @@ func (d *loader) lists(r *rotation, count int) error {
 	sp.derive()
 	d.l, d.words = newLayout(sp), r.words()
 	d.lengths = make([]int, count)
-	d.in, d.codes = slab.New[uint32](1), slab.New[uint64](d.words)
-	for i := range d.l.list {
-		d.l.list[i].least, d.l.list[i].most = bounds[2*i], bounds[2*i+1]
-	}
+	d.in, d.codes, d.away = slab.New[uint32](1), slab.New[uint64](d.words), slab.New[uint8](1)
 	return nil
 }
 
@@ -383,7 +379,7 @@ func (d *loader) block() error {
 	sum := crc32.Checksum(count, castagnoli)
 	perRow := 8
 	if d.words > 0 {
-		perRow += 4 + 8*d.words
+		perRow += 4 + 8*d.words + 1
 	}
 	b, err := d.read(n * perRow)
 	if err != nil {
@@ -438,7 +434,9 @@ func (d *loader) note(b []byte, i, n int) error {
 	d.lengths[list]++
 	d.in.Grow(d.ix.n + 1)
 	d.codes.Grow(d.ix.n + 1)
+	d.away.Grow(d.ix.n + 1)
 	d.in.Row(d.ix.n)[0] = list
+	d.away.Row(d.ix.n)[0] = b[(4+8*d.words)*n+i]
 	for w := range d.words {
 		d.codes.Row(d.ix.n)[w] = binary.LittleEndian.Uint64(b[4*n+8*(d.words*i+w):])
 	}
@@ -452,7 +450,7 @@ func (d *loader) place() {
 	}
 	d.l.place.Grow(d.ix.n)
 	for row := range d.ix.n {
-		at := spot{list: int(d.in.Row(row)[0]), least: 2}
+		at := spot{list: int(d.in.Row(row)[0]), away: d.away.Row(row)[0]}
 		copy(at.code[:], d.codes.Row(row))
 		d.l.put(row, &at)
 	}

@@ -42,7 +42,7 @@ func sameContents(t *testing.T, got, want map[uint64][]float32) {
 }
 
 func TestSnapshotsHoldCodesAndLists(t *testing.T) {
-	for _, dims := range []int{40, 100, 384} { // codes of 1, 2 and 4 words
+	for _, dims := range []int{40, 100, 384} { // codes of 1, 2 and 6 words
 		rng := rand.New(rand.NewPCG(31, uint64(dims)))
 		draw := clusters(rng, dims, 20, 0.5, 0.4)
 		ix := early(dims, 600)
@@ -183,8 +183,8 @@ func TestForgedSnapshotsAreRefused(t *testing.T) {
 	var b bytes.Buffer
 	ix.Snapshot(&b)
 	const lists = headBytes + 4
-	block := lists + (4 + 12) + 4*marginCount + 3 + 8 + 4
-	ids, of, vectors := block+4, block+4+30*8, block+4+30*(8+4+8)
+	block := lists + (4 + 4) + 4*marginCount + 3 + 8 + 4
+	ids, of, vectors := block+4, block+4+30*8, block+4+30*(8+4+8+1)
 	for name, forge := range map[string]func(b []byte){
 		"no dimensions":       func(b []byte) { binary.LittleEndian.PutUint32(b[8:], 0) },
 		"many dimensions":     func(b []byte) { binary.LittleEndian.PutUint32(b[8:], 1<<31) },
@@ -195,7 +195,7 @@ func TestForgedSnapshotsAreRefused(t *testing.T) {
 		"an ID twice":         func(b []byte) { copy(b[ids:ids+8], b[ids+8:ids+16]) },
 		"a long vector":       func(b []byte) { binary.LittleEndian.PutUint32(b[vectors:], 0x40000000) },
 		"a number that isn't": func(b []byte) { binary.LittleEndian.PutUint32(b[vectors:], 0x7fc00000) },
-		"a margin that isn't": func(b []byte) { binary.LittleEndian.PutUint32(b[lists+16:], 0x7fc00000) },
+		"a margin that isn't": func(b []byte) { binary.LittleEndian.PutUint32(b[lists+8:], 0x7fc00000) },
 		"an empty block":      func(b []byte) { binary.LittleEndian.PutUint32(b[block:], 0) },
 		"a large block":       func(b []byte) { binary.LittleEndian.PutUint32(b[block:], 1<<30) },
 	} {

@@ -56,9 +56,9 @@ type space struct {
 
 // spot is where a vector belongs.
 type spot struct {
-	list        int
-	code        [maxWords]uint64
-	least, most float32 // bounds of its distance from the centre
+	list int
+	code [maxWords]uint64
+	away uint8 // level of its distance from the centre
 }
 
 // newSpace returns the space of some centres, without pairs and margins.
@@ -101,6 +101,7 @@ func (s *space) len() int { return len(s.scales) }
 
 // sketched is a unit vector as a space sees it.
 type sketched struct {
+	unit   []float32 // v
 	turned []float32 // R(v)
 	bytes  []int8
 	dots   []int32
@@ -121,6 +122,7 @@ func (s *space) sketch(d *sketched, v []float32) {
 
 // score is sketch without the rotation.
 func (s *space) score(d *sketched, v []float32) {
+	d.unit = v
 	scale := vec.Quantize(d.bytes, v)
 	vec.DotInt8All(d.dots, d.bytes, s.bytes)
 	best := float32(math.Inf(-1))
@@ -136,23 +138,27 @@ func (s *space) score(d *sketched, v []float32) {
 	d.err = scale/2*float32(math.Sqrt(float64(s.dims)))*s.length + 1e-5
 }
 
-// codeFrom writes the words from..len(out) of the code that d has in a list.
-func (s *space) code(out []uint64, d *sketched, list int) {
-	vec.SignBits(out, d.turned, s.turned[list*s.r.bits:(list+1)*s.r.bits])
+// code writes the words from the from-th on of the code that d has in a list.
+func (s *space) code(out []uint64, from int, d *sketched, list int) {
+	at := list * s.r.bits
+	vec.SignBits(out, d.turned[64*from:], s.turned[at+64*from:at+s.r.bits])
 }
 
-// away2 returns a lower bound of the squared distance of d from a centre.
-func (s *space) away2(d *sketched, list int) float64 {
+// atLeast2 returns a lower bound of the squared distance of d from a centre.
+func (s *space) atLeast2(d *sketched, list int) float64 {
 	return 1 - 2*float64(d.scores[list]) - 2*float64(d.err)
+}
+
+// away2 returns the squared distance of d from a centre.
+func (s *space) away2(d *sketched, list int) float64 {
+	along := vec.DotMixed(d.unit, s.bytes[list*s.stride:list*s.stride+s.dims])
+	return 1 + 2*float64(s.half[list]) - 2*float64(along)*float64(s.scales[list])
 }
 
 // spot returns where d belongs.
 func (s *space) spot(d *sketched) spot {
-	at := spot{list: d.nearest}
-	s.code(at.code[:s.r.words()], d, at.list)
-	u2 := s.away2(d, at.list)
-	at.least = float32(math.Sqrt(max(0, u2)))
-	at.most = float32(math.Sqrt(max(0, u2+4*float64(d.err))))
+	at := spot{list: d.nearest, away: levelOf(s.away2(d, d.nearest))}
+	s.code(at.code[:s.r.words()], 0, d, at.list)
 	return at
 }
 
@@ -171,7 +177,12 @@ func (s *space) margin(t float32) float32 {
 // it counts, and a part of the way from the centre to it.
 func (s *space) far(d *sketched, list int) float32 {
 	at := d.nearest*s.len() + list
-	return (d.scores[d.nearest]-d.scores[list])*slopeStep*float32(s.slope[at]) + leanStep*float32(s.lean[at])
+	return farOf(d.scores[d.nearest]-d.scores[list], s.slope[at], s.lean[at])
+}
+
+// farOf is far by the difference of the scores and what is known of the pair.
+func farOf(less float32, slope uint16, lean uint8) float32 {
+	return less*slopeStep*float32(slope) + leanStep*float32(lean)
 }
 
 // bytesHeld is the memory of a space.

@@ -21,7 +21,7 @@ const (
 // work is what a search has done.
 type work struct {
 	lists int // looked into
-	codes int // whose first word was compared
+	codes int // whose first words were compared
 	whole int // that were compared as a whole
 	rows  int // compared exactly
 }
@@ -31,8 +31,8 @@ type work struct {
 const (
 	costComponent = 8.0 / 384.0 // of a centre
 	costList      = 115
-	costCode      = 0.18
-	costWhole     = 5
+	costCode      = 0.25
+	costWhole     = 10
 	costRow       = 100
 	// worthwhile is the part of the cost of one list for all that several must not exceed.
 	worthwhile = 0.8
@@ -214,7 +214,7 @@ func (s *space) cost(stored, asked [][]float32, n int) float64 {
 const (
 	// moves is in how many ways vectors are moved; all but the left farthest of each
 	// must be found: (left+1)/(moved+1) < missList.
-	moves, left = 5, 11
+	moves, left = 5, 5
 	// safety widens what was measured, and roundoff is for the 8-bit scores of the
 	// moved vector, which are here put together from those of two others.
 	safety, roundoff = 1.05, 0.02
@@ -231,10 +231,9 @@ const (
 func (s *space) calibrate(apart, sample [][]float32, count int) {
 	members := make([][][]float32, s.len())
 	s.divide(members, sample)
-	var x, d, moved sketched
+	var x, d sketched
 	s.prepare(&x)
 	s.prepare(&d)
-	s.prepare(&moved)
 	var most [moves][marginCount][left + 1]float32 // the largest, in descending order
 	for i := range count * moves {
 		v := apart[rand.IntN(len(apart))]
@@ -244,15 +243,13 @@ func (s *space) calibrate(apart, sample [][]float32, count int) {
 			continue
 		}
 		s.score(&d, towards)
-		for g := range s.margins {
-			t := marginFrom + marginStep*float64(g)
-			gap := s.gap(&x, &d, &moved, float32(t), float32(math.Sqrt(1-t*t)))
+		s.along(&x, &d, func(g int, gap float32) {
 			for rank, other := range most[i%moves][g] {
 				if gap > other {
 					most[i%moves][g][rank], gap = gap, other
 				}
 			}
-		}
+		})
 	}
 	for g := range s.margins {
 		for way := range most {
@@ -262,17 +259,28 @@ func (s *space) calibrate(apart, sample [][]float32, count int) {
 	}
 }
 
-// gap returns how far t*x + sine*d lies out of the list of x.
-func (s *space) gap(x, d, moved *sketched, t, sine float32) float32 {
-	best := float32(math.Inf(-1))
-	for i, h := range s.half {
-		score := t*(x.scores[i]+h) + sine*(d.scores[i]+h) - h
-		moved.scores[i] = score
-		if score > best {
-			best, moved.nearest = score, i
+// along calls each with how far x lies out of its list when it is moved towards d, for the
+// cosines of the margins, from the least on, until it lies in its list again: there it
+// stays, since what is nearer to one centre than to all others is convex.
+func (s *space) along(x, d *sketched, each func(g int, gap float32)) {
+	home := x.nearest
+	for g := range s.margins {
+		t := float32(marginFrom + marginStep*float64(g))
+		sine := float32(math.Sqrt(float64(1 - t*t)))
+		score := func(i int) float32 { return t*(x.scores[i]+s.half[i]) + sine*(d.scores[i]+s.half[i]) - s.half[i] }
+		nearest, best := home, score(home)
+		from := best
+		for i := range x.scores {
+			if to := score(i); to > best {
+				nearest, best = i, to
+			}
 		}
+		if nearest == home {
+			return
+		}
+		at := nearest*s.len() + home
+		each(g, farOf(best-from, s.slope[at], s.lean[at]))
 	}
-	return s.far(moved, x.nearest)
 }
 
 // neighbour returns the vector of a list that is most similar to v, of those that are not

@@ -56,6 +56,30 @@ func dotInt8AllGo(out []int32, q, rows []int8) {
 	}
 }
 
+// DotMixed returns the sum of a[i]*b[i] over the shorter length. It adds in several lanes,
+// as Dot does.
+func DotMixed(a []float32, b []int8) float32 {
+	n := min(len(a), len(b))
+	return dotMixed(a[:n], b[:n])
+}
+
+func dotMixedGo(a []float32, b []int8) float32 {
+	b = b[:len(a)]
+	var s0, s1, s2, s3 float32
+	i := 0
+	for ; i+4 <= len(a); i += 4 {
+		x, y := a[i:i+4:i+4], b[i:i+4:i+4]
+		s0 += x[0] * float32(y[0])
+		s1 += x[1] * float32(y[1])
+		s2 += x[2] * float32(y[2])
+		s3 += x[3] * float32(y[3])
+	}
+	for ; i < len(a); i++ {
+		s0 += a[i] * float32(b[i])
+	}
+	return (s0 + s1) + (s2 + s3)
+}
+
 // Quantize writes v to dst as 8-bit integers from -127 to 127 and returns the factor
 // that turns them back: v[i] is about dst[i]*scale. dst may be longer; the rest becomes
 // zero.

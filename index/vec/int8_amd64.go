@@ -29,6 +29,11 @@ func dotInt8AllAVX2(out *int32, q *int8, n int, rows *int8, count int)
 //go:noescape
 func dotInt8AllVNNI(out *int32, q *int8, n int, rows *int8, count int)
 
+// dotMixedAVX2 is dotMixedGo for n components, a positive multiple of 32.
+//
+//go:noescape
+func dotMixedAVX2(a *float32, b *int8, n int) float32
+
 // mostAVX2 is mostGo for n components, a positive multiple of 16.
 //
 //go:noescape
@@ -38,6 +43,19 @@ func mostAVX2(v *float32, n int) float32
 //
 //go:noescape
 func roundAVX2(dst *int8, v *float32, n int, f float32)
+
+// dotMixed takes slices of equal length.
+func dotMixed(a []float32, b []int8) float32 {
+	n := len(a) &^ 31
+	if !useAVX2 || n == 0 {
+		return dotMixedGo(a, b)
+	}
+	s := dotMixedAVX2(&a[0], &b[0], n)
+	if n < len(a) {
+		s += dotMixedGo(a[n:], b[n:])
+	}
+	return s
+}
 
 // dotInt8 takes slices of equal length.
 func dotInt8(a, b []int8) int32 {

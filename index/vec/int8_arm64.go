@@ -27,3 +27,5 @@ func dotInt8All(out []int32, q, rows []int8) { dotInt8AllGo(out, q, rows) }
 func most(v []float32) float32 { return mostGo(v) }
 
 func round(dst []int8, v []float32, f float32) { roundGo(dst, v, f) }
+
+func dotMixed(a []float32, b []int8) float32 { return dotMixedGo(a, b) }

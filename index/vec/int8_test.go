@@ -41,6 +41,61 @@ func TestDotInt8(t *testing.T) {
 	sameInt8(t, nil, b)
 }
 
+// sameMixed holds the implementations of DotMixed against a sum in float64.
+func sameMixed(t *testing.T, a []float32, b []int8) {
+	t.Helper()
+	want, size := 0.0, 0.0
+	for i := range min(len(a), len(b)) {
+		p := float64(a[i]) * float64(b[i])
+		want, size = want+p, size+math.Abs(p)
+	}
+	n := min(len(a), len(b))
+	for name, got := range map[string]float32{"chosen": DotMixed(a, b), "go": dotMixedGo(a[:n], b[:n])} {
+		if math.Abs(float64(got)-want) > 1e-6*size {
+			t.Fatalf("%s: %d components: %v, want %v", name, n, got, want)
+		}
+	}
+}
+
+func TestDotMixed(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 1))
+	a, b := make([]float32, 900), make([]int8, 900)
+	for i := range a {
+		a[i], b[i] = float32(rng.NormFloat64()), int8(rng.Uint32())
+	}
+	for n := range 140 {
+		for offset := range 5 {
+			sameMixed(t, a[offset:offset+n], b[3:3+n])
+			sameMixed(t, a[:n], b[offset:])
+		}
+	}
+	sameMixed(t, a[:800], b)
+	sameMixed(t, nil, b)
+}
+
+func FuzzDotMixed(f *testing.F) {
+	f.Add(uint64(1), 384)
+	f.Fuzz(func(t *testing.T, seed uint64, n int) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		a, b := make([]float32, max(0, n%2000)), make([]int8, max(0, n%2000))
+		for i := range a {
+			a[i], b[i] = float32(rng.NormFloat64()), int8(rng.Uint32())
+		}
+		sameMixed(t, a, b)
+	})
+}
+
+func BenchmarkDotMixed(b *testing.B) {
+	x, y := make([]float32, 384), make([]int8, 384)
+	for name, f := range map[string]func([]float32, []int8) float32{"chosen": DotMixed, "go": dotMixedGo} {
+		b.Run("impl="+name, func(b *testing.B) {
+			for b.Loop() {
+				f(x, y)
+			}
+		})
+	}
+}
+
 func TestDotInt8Rows(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 1))
 	for _, n := range []int{32, 64, 384} {

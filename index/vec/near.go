@@ -45,28 +45,78 @@ func nearGo(out []uint32, codes []uint64, q uint64, limit int) int {
 	return n
 }
 
-// Closer keeps of the ascending positions in at those of codes whose Hamming distance from q is
-// at most limit, in their order, writes the distances to distance, which must be as long
-// as at, and returns their number. A code has len(q) words; codes holds them one after
-// the other.
-func Closer(at []uint32, distance []uint16, codes, q []uint64, limit int) int {
-	if len(at) == 0 {
-		return 0
+// bothFrom is the limit of the first word from which so many pass that it takes less time
+// to read all second words in passing (BenchmarkNearBoth).
+const bothFrom = 22
+
+// NearBoth appends to dst the positions where the word of a differs from qa in at most first
+// bits, and the words of a and b from qa and qb in at most both together, in ascending
+// order. distance becomes those sums, in room of its own where that suffices. b is as long
+// as a.
+func NearBoth(dst []uint32, distance []uint16, a, b []uint64, qa, qb uint64, first, both int) ([]uint32, []uint16) {
+	b, from := b[:len(a)], len(dst)
+	for base := 0; base < len(a); base += nearBlock {
+		end := min(base+nearBlock, len(a))
+		n := len(dst)
+		dst = slices.Grow(dst, end-base+nearSpare)
+		room := dst[n : n+end-base+nearSpare]
+		found := nearBoth(room, a[base:end], b[base:end], qa, qb, first, both)
+		if base > 0 {
+			for i := range room[:found] {
+				room[i] += uint32(base)
+			}
+		}
+		dst = dst[:n+found]
 	}
-	_, _ = distance[len(at)-1], codes[(int(at[len(at)-1])+1)*len(q)-1]
-	return closer(at, distance, codes, q, limit)
+	distance = slices.Grow(distance[:0], len(dst)-from)[:len(dst)-from]
+	if len(distance) > 0 {
+		n := nearer(dst[from:], distance, a, b, qa, qb, both)
+		dst, distance = dst[:from+n], distance[:n]
+	}
+	return dst, distance
 }
 
-func closerGo(at []uint32, distance []uint16, codes, q []uint64, limit int) int {
+// nearBothGo writes to out, as nearGo does, positions that are near by first, and may leave
+// out those that are not by both.
+func nearBothGo(out []uint32, a, b []uint64, qa, qb uint64, first, both int) int {
+	n := 0
+	for i, c := range a {
+		if d := bits.OnesCount64(c ^ qa); d <= first && d+bits.OnesCount64(b[i]^qb) <= both {
+			out[n] = uint32(i)
+			n++
+		}
+	}
+	return n
+}
+
+// nearerGo keeps of the positions in at, of which there are some, those that are near by
+// both words, and writes the distances.
+func nearerGo(at []uint32, distance []uint16, a, b []uint64, qa, qb uint64, limit int) int {
 	n := 0
 	for _, i := range at {
-		d := Hamming(q, codes[int(i)*len(q):(int(i)+1)*len(q)])
+		d := bits.OnesCount64(a[i]^qa) + bits.OnesCount64(b[i]^qb)
 		at[n], distance[n] = i, uint16(d)
 		if d <= limit {
 			n++
 		}
 	}
 	return n
+}
+
+// AddHamming adds to distance the Hamming distances from q of the codes at some ascending
+// positions. A code has len(q) words; codes holds them one after the other.
+func AddHamming(distance []uint16, at []uint32, codes, q []uint64) {
+	if len(at) == 0 {
+		return
+	}
+	_, _ = distance[len(at)-1], codes[(int(at[len(at)-1])+1)*len(q)-1]
+	addHamming(distance, at, codes, q)
+}
+
+func addHammingGo(distance []uint16, at []uint32, codes, q []uint64) {
+	for j, i := range at {
+		distance[j] += uint16(Hamming(q, codes[int(i)*len(q):(int(i)+1)*len(q)]))
+	}
 }
 
 // Hamming returns the number of bits in which a and b, of equal length, differ.

@@ -24,10 +24,20 @@ func nearAVX2(out *uint32, codes *uint64, n int, q uint64, limit int, table *[25
 //go:noescape
 func nearAVX512(out *uint32, codes *uint64, n int, q uint64, limit int) int
 
-// closer4 is closerGo for n > 0 codes of four words.
+// nearBoth512 is nearBothGo for n codes, a positive multiple of 16.
 //
 //go:noescape
-func closer4(at *uint32, distance *uint16, n int, codes, q *uint64, limit int) int
+func nearBoth512(out *uint32, a, b *uint64, n int, qa, qb uint64, first, both int) int
+
+// nearer2 is nearerGo for n > 0 positions.
+//
+//go:noescape
+func nearer2(at *uint32, distance *uint16, n int, a, b *uint64, qa, qb uint64, limit int) int
+
+// addHamming4 is addHammingGo for n > 0 codes of four words.
+//
+//go:noescape
+func addHamming4(distance *uint16, at *uint32, n int, codes, q *uint64)
 
 // signBits64 is signBitsGo for words > 0.
 //
@@ -69,6 +79,16 @@ func near2(out []uint32, codes []uint64, q uint64, limit int) int {
 	return nearRest(out, codes, q, limit, n, nearAVX2(&out[0], &codes[0], n, q, limit, &positions))
 }
 
+func nearBoth(out []uint32, a, b []uint64, qa, qb uint64, first, both int) int {
+	n := len(a) &^ 15
+	if !useNear512 || n == 0 || first < bothFrom {
+		return near(out, a, qa, first)
+	}
+	_ = out[n+nearSpare-1]
+	found := nearBoth512(&out[0], &a[0], &b[0], n, qa, qb, first, both)
+	return nearRest(out, a, qa, first, n, found)
+}
+
 // nearRest looks at the codes from the n-th on, after found among those before.
 func nearRest(out []uint32, codes []uint64, q uint64, limit, n, found int) int {
 	for i := n; i < len(codes); i++ {
@@ -80,11 +100,19 @@ func nearRest(out []uint32, codes []uint64, q uint64, limit, n, found int) int {
 	return found
 }
 
-func closer(at []uint32, distance []uint16, codes, q []uint64, limit int) int {
-	if !usePOPCNT || len(q) != 4 {
-		return closerGo(at, distance, codes, q, limit)
+func nearer(at []uint32, distance []uint16, a, b []uint64, qa, qb uint64, limit int) int {
+	if !usePOPCNT {
+		return nearerGo(at, distance, a, b, qa, qb, limit)
 	}
-	return closer4(&at[0], &distance[0], len(at), &codes[0], &q[0], limit)
+	return nearer2(&at[0], &distance[0], len(at), &a[0], &b[0], qa, qb, limit)
+}
+
+func addHamming(distance []uint16, at []uint32, codes, q []uint64) {
+	if !usePOPCNT || len(q) != 4 {
+		addHammingGo(distance, at, codes, q)
+		return
+	}
+	addHamming4(&distance[0], &at[0], len(at), &codes[0], &q[0])
 }
 
 func signBits(dst []uint64, a, b []float32) {

@@ -130,18 +130,62 @@ loop512:
 	MOVQ R8, ret+40(FP)
 	RET
 
-// func closer4(at *uint32, distance *uint16, n int, codes, q *uint64, limit int) int
-TEXT ·closer4(SB), NOSPLIT, $0-56
+// func nearBoth512(out *uint32, a, b *uint64, n int, qa, qb uint64, first, both int) int
+TEXT ·nearBoth512(SB), NOSPLIT, $0-72
+	MOVQ         out+0(FP), DI
+	MOVQ         a+8(FP), SI
+	MOVQ         b+16(FP), DX
+	MOVQ         n+24(FP), CX
+	VPBROADCASTQ qa+32(FP), Z0
+	VPBROADCASTQ qb+40(FP), Z8
+	VPBROADCASTQ first+48(FP), Z1
+	VPBROADCASTQ both+56(FP), Z9
+	VMOVDQU32    sixteen<>(SB), Z2
+	MOVL         $16, AX
+	VPBROADCASTD AX, Z3
+	XORQ         R8, R8
+
+both512:
+	VPXORQ      (SI), Z0, Z4
+	VPXORQ      64(SI), Z0, Z5
+	VPXORQ      (DX), Z8, Z6
+	VPXORQ      64(DX), Z8, Z7
+	VPOPCNTQ    Z4, Z4
+	VPOPCNTQ    Z5, Z5
+	VPOPCNTQ    Z6, Z6
+	VPOPCNTQ    Z7, Z7
+	VPADDQ      Z4, Z6, Z6
+	VPADDQ      Z5, Z7, Z7
+	VPCMPQ      $2, Z1, Z4, K1 // less or equal
+	VPCMPQ      $2, Z1, Z5, K2
+	VPCMPQ      $2, Z9, Z6, K1, K1
+	VPCMPQ      $2, Z9, Z7, K2, K2
+	KUNPCKBW    K1, K2, K1
+	VPCOMPRESSD Z2, K1, Z6
+	VMOVDQU32   Z6, (DI)(R8*4)
+	KMOVW       K1, AX
+	POPCNTL     AX, AX
+	ADDQ        AX, R8
+	VPADDD      Z3, Z2, Z2
+	ADDQ        $128, SI
+	ADDQ        $128, DX
+	SUBQ        $16, CX
+	JNZ         both512
+
+	VZEROUPPER
+	MOVQ R8, ret+64(FP)
+	RET
+
+// func nearer2(at *uint32, distance *uint16, n int, a, b *uint64, qa, qb uint64, limit int) int
+TEXT ·nearer2(SB), NOSPLIT, $0-72
 	MOVQ at+0(FP), DI
 	MOVQ distance+8(FP), DX
 	MOVQ n+16(FP), CX
-	MOVQ codes+24(FP), SI
-	MOVQ q+32(FP), AX
-	MOVQ (AX), R8
-	MOVQ 8(AX), R9
-	MOVQ 16(AX), R10
-	MOVQ 24(AX), R11
-	MOVQ limit+40(FP), R12
+	MOVQ a+24(FP), SI
+	MOVQ b+32(FP), R10
+	MOVQ qa+40(FP), R8
+	MOVQ qb+48(FP), R9
+	MOVQ limit+56(FP), R12
 	MOVQ DI, R13
 	LEAQ (DI)(CX*4), CX
 	XORQ BX, BX
@@ -149,6 +193,40 @@ TEXT ·closer4(SB), NOSPLIT, $0-56
 code:
 	MOVL    (R13), AX
 	MOVL    AX, (DI)(BX*4)
+	MOVQ    (SI)(AX*8), R14
+	XORQ    R8, R14
+	POPCNTQ R14, R14
+	MOVQ    (R10)(AX*8), R15
+	XORQ    R9, R15
+	POPCNTQ R15, R15
+	ADDQ    R15, R14
+	MOVW    R14, (DX)(BX*2)
+	XORL    AX, AX
+	CMPQ    R14, R12
+	SETLE   AX
+	ADDQ    AX, BX
+	ADDQ    $4, R13
+	CMPQ    R13, CX
+	JNE     code
+
+	MOVQ BX, ret+64(FP)
+	RET
+
+// func addHamming4(distance *uint16, at *uint32, n int, codes, q *uint64)
+TEXT ·addHamming4(SB), NOSPLIT, $0-40
+	MOVQ distance+0(FP), DX
+	MOVQ at+8(FP), DI
+	MOVQ n+16(FP), CX
+	MOVQ codes+24(FP), SI
+	MOVQ q+32(FP), AX
+	MOVQ (AX), R8
+	MOVQ 8(AX), R9
+	MOVQ 16(AX), R10
+	MOVQ 24(AX), R11
+	LEAQ (DI)(CX*4), CX
+
+add:
+	MOVL    (DI), AX
 	SHLQ    $5, AX
 	MOVQ    (SI)(AX*1), R14
 	XORQ    R8, R14
@@ -165,16 +243,11 @@ code:
 	XORQ    R11, R15
 	POPCNTQ R15, R15
 	ADDQ    R15, R14
-	MOVW    R14, (DX)(BX*2)
-	XORL    AX, AX
-	CMPQ    R14, R12
-	SETLE   AX
-	ADDQ    AX, BX
-	ADDQ    $4, R13
-	CMPQ    R13, CX
-	JNE     code
-
-	MOVQ BX, ret+48(FP)
+	ADDW    R14, (DX)
+	ADDQ    $2, DX
+	ADDQ    $4, DI
+	CMPQ    DI, CX
+	JNE     add
 	RET
 
 // func signBits64(dst *uint64, words int, a, b *float32)

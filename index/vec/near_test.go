@@ -83,36 +83,119 @@ func TestHamming(t *testing.T) {
 	}
 }
 
-func TestCloser(t *testing.T) {
-	rng := rand.New(rand.NewPCG(5, 1))
-	for _, words := range []int{1, 2, 3, 4, 5} {
-		codes, q := make([]uint64, 300*words), make([]uint64, words)
-		for i := range codes {
-			codes[i] = rng.Uint64() & rng.Uint64()
+// nearBoths, nearers and addHammings are the implementations that this machine can run.
+var (
+	nearBoths = map[string]func([]uint32, []uint64, []uint64, uint64, uint64, int, int) int{
+		"go": nearBothGo, "chosen": nearBoth,
+	}
+	nearers = map[string]func([]uint32, []uint16, []uint64, []uint64, uint64, uint64, int) int{
+		"go": nearerGo, "chosen": nearer,
+	}
+	addHammings = map[string]func([]uint16, []uint32, []uint64, []uint64){"go": addHammingGo, "chosen": AddHamming}
+)
+
+// sameNearBoth holds the implementations of NearBoth, and of its parts, against the
+// definition.
+func sameNearBoth(t *testing.T, a, b []uint64, first, both int) {
+	t.Helper()
+	qa, qb := uint64(0x0f0f), uint64(0x3333)
+	var want []uint32
+	var distances []uint16
+	near := nearReference(a, qa, first)
+	for _, i := range near {
+		if d := Hamming([]uint64{a[i], b[i]}, []uint64{qa, qb}); d <= both {
+			want, distances = append(want, i), append(distances, uint16(d))
 		}
-		for _, limit := range []int{-1, 0, 15 * words, 64 * words} {
-			for _, every := range []int{1, 2, 7, 400} {
-				var at, want []uint32
-				var distances []uint16
-				for i := 0; i < 300; i += every {
-					at = append(at, uint32(i))
-					if d := Hamming(q, codes[i*words:(i+1)*words]); d <= limit {
-						want, distances = append(want, uint32(i)), append(distances, uint16(d))
-					}
-				}
-				for name, f := range map[string]func([]uint32, []uint16, []uint64, []uint64, int) int{"chosen": Closer, "go": closerGo} {
-					got, distance := slices.Clone(at), make([]uint16, len(at))
-					n := f(got, distance, codes, q, limit)
-					if !slices.Equal(got[:n], want) || !slices.Equal(distance[:n], distances) {
-						t.Fatalf("%s: %d words, limit %d: %v, want %v", name, words, limit, got[:n], want)
-					}
-				}
+	}
+	got, distance := NearBoth([]uint32{7}, make([]uint16, 3), a, b, qa, qb, first, both)
+	if got[0] != 7 || !slices.Equal(got[1:], want) || !slices.Equal(distance, distances) {
+		t.Fatalf("%d codes, limits %d and %d: %v, want %v", len(a), first, both, got[1:], want)
+	}
+	if len(a) > nearBlock {
+		return
+	}
+	for name, f := range nearBoths {
+		out := make([]uint32, len(a)+nearSpare)
+		out = out[:f(out, a, b, qa, qb, first, both)]
+		for _, i := range want {
+			if !slices.Contains(out, i) {
+				t.Fatalf("%s: %d codes, limits %d and %d: %d is left out", name, len(a), first, both, i)
+			}
+		}
+		for _, i := range out {
+			if !slices.Contains(near, i) {
+				t.Fatalf("%s: %d codes, limits %d and %d: %d is not near", name, len(a), first, both, i)
 			}
 		}
 	}
-	if Closer(nil, nil, nil, []uint64{1}, 5) != 0 {
-		t.Error("nothing is near")
+	if len(near) == 0 {
+		return
 	}
+	for name, f := range nearers {
+		at, distance := slices.Clone(near), make([]uint16, len(near))
+		n := f(at, distance, a, b, qa, qb, both)
+		if !slices.Equal(at[:n], want) || !slices.Equal(distance[:n], distances) {
+			t.Fatalf("%s: limit %d: %v, want %v", name, both, at[:n], want)
+		}
+	}
+}
+
+// sameAddHamming holds those of AddHamming against it.
+func sameAddHamming(t *testing.T, at []uint32, codes, q []uint64) {
+	t.Helper()
+	for name, f := range addHammings {
+		distance := make([]uint16, len(at))
+		for i := range distance {
+			distance[i] = uint16(i)
+		}
+		f(distance, at, codes, q)
+		for i, d := range distance {
+			row := codes[int(at[i])*len(q) : (int(at[i])+1)*len(q)]
+			if want := i + Hamming(q, row); int(d) != want {
+				t.Fatalf("%s: %d words: %d is %d away, want %d", name, len(q), at[i], d, want)
+			}
+		}
+	}
+}
+
+// random returns words of which three bits in four are zero.
+func random(rng *rand.Rand, n int) []uint64 {
+	words := make([]uint64, n)
+	for i := range words {
+		words[i] = rng.Uint64() & rng.Uint64()
+	}
+	return words
+}
+
+func TestNearBoth(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 1))
+	a, b := random(rng, 8200), random(rng, 8200)
+	for _, first := range []int{-1, 0, 18, 21, 22, 23, 64} {
+		for _, both := range []int{-1, 0, 42, 44, 128} {
+			for n := range 70 {
+				for offset := range 3 {
+					sameNearBoth(t, a[offset:offset+n], b[1:1+n], first, both)
+				}
+			}
+		}
+		for _, n := range []int{4095, 4096, 4097, 4112, 8200} {
+			sameNearBoth(t, a[:n], b[:n], first, 2*first)
+		}
+	}
+}
+
+func TestAddHamming(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 2))
+	for _, every := range []int{1, 2, 7, 400} {
+		var at []uint32
+		for i := 0; i < 300; i += every {
+			at = append(at, uint32(i))
+		}
+		for words := 1; words <= 5; words++ {
+			sameAddHamming(t, at, random(rng, 300*words), random(rng, words))
+		}
+	}
+	AddHamming(nil, nil, nil, []uint64{1})
 }
 
 func TestSignBits(t *testing.T) {
@@ -152,23 +235,19 @@ func FuzzNear(f *testing.F) {
 	})
 }
 
-func FuzzCloser(f *testing.F) {
-	f.Add(uint64(1), 17, 100)
-	f.Fuzz(func(t *testing.T, seed uint64, n, limit int) {
+func FuzzNearBoth(f *testing.F) {
+	f.Add(uint64(1), 17, 22, 44)
+	f.Fuzz(func(t *testing.T, seed uint64, n, first, both int) {
 		rng := rand.New(rand.NewPCG(seed, 0))
-		codes, q := make([]uint64, 4*max(1, n%600)), make([]uint64, 4)
+		n = max(0, n%600)
+		sameNearBoth(t, random(rng, n), random(rng, n), max(-2, min(first, 66)), max(-2, min(both, 130)))
 		var at []uint32
-		for i := range codes {
-			codes[i] = rng.Uint64() & rng.Uint64()
-			if i%4 == 0 && rng.IntN(3) > 0 {
-				at = append(at, uint32(i/4))
+		for i := range n {
+			if rng.IntN(3) > 0 {
+				at = append(at, uint32(i))
 			}
 		}
-		got, want, d1, d2 := slices.Clone(at), slices.Clone(at), make([]uint16, len(at)), make([]uint16, len(at))
-		m, k := Closer(got, d1, codes, q, limit), closerGo(want, d2, codes, q, limit)
-		if !slices.Equal(got[:m], want[:k]) || !slices.Equal(d1[:m], d2[:k]) {
-			t.Fatalf("%v, want %v", got[:m], want[:k])
-		}
+		sameAddHamming(t, at, random(rng, 4*n), random(rng, 4))
 	})
 }
 
@@ -191,20 +270,39 @@ func BenchmarkNear(b *testing.B) {
 	}
 }
 
-func BenchmarkCloser(b *testing.B) {
+func BenchmarkNearBoth(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	codes := make([]uint64, 4*4096)
-	for i := range codes {
-		codes[i] = rng.Uint64()
+	one, two := make([]uint64, 1024), make([]uint64, 1024)
+	for i := range one {
+		one[i], two[i] = rng.Uint64(), rng.Uint64()
 	}
-	at, distance := make([]uint32, 200), make([]uint16, 200)
-	for name, f := range map[string]func([]uint32, []uint16, []uint64, []uint64, int) int{"impl=chosen": Closer, "impl=go": closerGo} {
-		b.Run(name, func(b *testing.B) {
+	out, distance := make([]uint32, 1024+nearSpare), make([]uint16, 1024)
+	for _, first := range []int{18, 20, 21, 22, 23, 24, 26} {
+		b.Run(fmt.Sprintf("limit=%d/order=together", first), func(b *testing.B) {
 			for b.Loop() {
-				for i := range at {
-					at[i] = uint32(i * 20)
-				}
-				f(at, distance, codes, codes[:4], 80)
+				NearBoth(out[:0], distance, one, two, one[0], two[0], max(first, bothFrom), 40)
+			}
+		})
+		b.Run(fmt.Sprintf("limit=%d/order=one-by-one", first), func(b *testing.B) {
+			for b.Loop() {
+				n := near(out, one, one[0], first)
+				nearer(out[:n], distance, one, two, one[0], two[0], 40)
+			}
+		})
+	}
+}
+
+func BenchmarkAddHamming(b *testing.B) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	codes := random(rng, 4*4096)
+	at, distance := make([]uint32, 200), make([]uint16, 200)
+	for i := range at {
+		at[i] = uint32(i * 20)
+	}
+	for name, f := range addHammings {
+		b.Run("impl="+name, func(b *testing.B) {
+			for b.Loop() {
+				f(distance, at, codes, codes[:4])
 			}
 		})
 	}

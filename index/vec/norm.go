@@ -36,9 +36,9 @@ func scaleGo(dst, v []float32, f float64) {
 }
 
 // Prefetch asks for v to be brought near the processor. It changes nothing.
-func Prefetch(v []float32) {
+func Prefetch[T any](v []T) {
 	if len(v) > 0 {
-		prefetch(v)
+		prefetch(unsafe.Pointer(&v[0]), len(v)*int(unsafe.Sizeof(v[0])))
 	}
 }
 

@@ -2,6 +2,8 @@
 
 package vec
 
+import "unsafe"
+
 // squaresAVX2 is squaresGo for n components, a positive multiple of 16.
 //
 //go:noescape
@@ -15,7 +17,7 @@ func scaleAVX2(dst, v *float32, n int, f float64)
 // prefetchLines fetches n cache lines from v on.
 //
 //go:noescape
-func prefetchLines(v *float32, n int)
+func prefetchLines(v unsafe.Pointer, n int)
 
 func squares(v []float32) float64 {
 	n := len(v) &^ 15
@@ -36,4 +38,4 @@ func scale(dst, v []float32, f float64) {
 	scaleGo(dst[n:], v[n:], f)
 }
 
-func prefetch(v []float32) { prefetchLines(&v[0], (len(v)+15)/16) }
+func prefetch(v unsafe.Pointer, bytes int) { prefetchLines(v, (bytes+63)/64) }

@@ -58,7 +58,7 @@ eight:
 	VZEROUPPER
 	RET
 
-// func prefetchLines(v *float32, n int)
+// func prefetchLines(v unsafe.Pointer, n int)
 TEXT ·prefetchLines(SB), NOSPLIT, $0-16
 	MOVQ v+0(FP), SI
 	MOVQ n+8(FP), CX

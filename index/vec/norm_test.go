@@ -36,7 +36,7 @@ func TestNormAndScale(t *testing.T) {
 		t.Error("an infinite component has a length")
 	}
 	Prefetch(all)
-	Prefetch(nil)
+	Prefetch[float32](nil)
 }
 
 func sameNorm(t *testing.T, v []float32) {
