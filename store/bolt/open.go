@@ -250,8 +250,13 @@ func (s *Store) forgetDamaged() {
 // supplant puts the file from in the place of the file path, which keeps its contents
 // under the name that is returned. A crash leaves one or the other at path.
 func supplant(from, path, why string) (aside string, err error) {
-	aside = path + "." + why + "-" + time.Now().UTC().Format("20060102T150405.000")
-	if err := os.Link(path, aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for now := time.Now().UTC(); ; now = now.Add(time.Millisecond) {
+		aside = path + "." + why + "-" + now.Format("20060102T150405.000")
+		if err = os.Link(path, aside); !errors.Is(err, os.ErrExist) {
+			break // else another of this millisecond is kept there
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		// A file system without links.
 		if err := os.Rename(path, aside); err != nil {
 			return "", err

@@ -50,8 +50,11 @@ func TestDamageWhileOpenIsMended(t *testing.T) {
 	if testing.Short() {
 		step = max(1, pages/8)
 	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
 	var lost []int
-	for n := 2 + rand.IntN(step); n < pages; n += step {
+	for n := 2 + rng.IntN(step); n < pages; n += step {
 		path := filepath.Join(t.TempDir(), "semcached.db")
 		if err := os.WriteFile(path, whole, 0o600); err != nil {
 			t.Fatal(err)
@@ -68,12 +71,12 @@ func TestDamageWhileOpenIsMended(t *testing.T) {
 		f.WriteAt(bytes.Repeat([]byte{0xff}, page), int64(n*page))
 		f.Close()
 		// A put at the end, one in the middle and a delete meet some of it.
-		for _, id := range []uint64{1001, uint64(rand.IntN(1000) + 1), 1002} {
+		for _, id := range []uint64{1001, uint64(rng.IntN(1000) + 1), 1002} {
 			if err := put(s, storetest.Record(id)); err != nil {
 				t.Errorf("page %d: put: %v", n, err)
 			}
 		}
-		s.Delete([]uint64{1002, uint64(rand.IntN(1000) + 1)}, false, nil)
+		s.Delete([]uint64{1002, uint64(rng.IntN(1000) + 1)}, false, nil)
 		if err := s.Sync(t.Context()); err != nil {
 			t.Errorf("page %d: %v", n, err)
 		}
@@ -281,6 +284,22 @@ func TestDamagedFilesDoNotPileUp(t *testing.T) {
 	}
 	if files, _ := filepath.Glob(path + ".corrupt-*"); len(files) != keptDamaged {
 		t.Errorf("%v", files)
+	}
+}
+
+func TestFilesPutAsideInOneMillisecondAreAllKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "semcached.db")
+	const n = 20
+	for i := range n {
+		os.WriteFile(path, []byte{byte(i)}, 0o600)
+		os.WriteFile(path+".new", nil, 0o600)
+		aside, err := supplant(path+".new", path, "corrupt")
+		if b, _ := os.ReadFile(aside); err != nil || len(b) != 1 || b[0] != byte(i) {
+			t.Errorf("%d: %s has %v, %v", i, aside, b, err)
+		}
+	}
+	if kept, _ := filepath.Glob(path + ".corrupt-*"); len(kept) != n {
+		t.Errorf("%d of %d are kept", len(kept), n)
 	}
 }
 
