@@ -59,7 +59,7 @@ func RealOllama(t testing.TB) (o *Ollama, missing string) {
 			t.Logf("log of ollama:\n%s", tail(log.String(), 4000))
 		}
 	})
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for get(o.URL) != nil {
 		if time.Now().After(deadline) {
 			t.Fatalf("ollama does not answer:\n%s", log)
