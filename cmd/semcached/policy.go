@@ -164,23 +164,28 @@ func sinks(a config.Alerts) (all []alert.Sink) {
 const watchEvery = 2 * time.Second
 
 // watch reads the configuration again when asked to and when one of its files has
-// changed, until ctx ends.
+// changed, until ctx ends. A file is read once it has been the same for two looks: an
+// editor may have emptied it and be about to write it.
 func (s *server) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	seen := s.fingerprint()
+	last := seen
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.env.reload:
 			seen = s.fingerprint() // before: what changes during the reading is seen later
+			last = seen
 			s.reload("signal")
 		case <-tick.C:
-			if now := s.fingerprint(); now != seen {
+			now := s.fingerprint()
+			if now != seen && now == last {
 				seen = now
 				s.reload("file")
 			}
+			last = now
 		}
 	}
 }
