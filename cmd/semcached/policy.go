@@ -164,34 +164,48 @@ func sinks(a config.Alerts) (all []alert.Sink) {
 const watchEvery = 2 * time.Second
 
 // watch reads the configuration again when asked to and when one of its files has
-// changed, until ctx ends. A file is read once it has been the same for two looks: an
-// editor may have emptied it and be about to write it.
+// changed, until ctx ends.
 func (s *server) watch(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	seen := s.fingerprint()
-	last := seen
+	files := looks{seen: s.fingerprint()}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.env.reload:
-			seen = s.fingerprint() // before: what changes during the reading is seen later
-			last = seen
+			files.seen = s.fingerprint() // before: what changes during the reading is seen later
 			s.reload("signal")
 		case <-tick.C:
-			now := s.fingerprint()
-			if now != seen && now == last {
-				seen = now
+			if files.changed(s.fingerprint()) {
 				s.reload("file")
 			}
-			last = now
 		}
 	}
 }
 
+// looks tells when files have changed.
+type looks struct {
+	seen fingerprint // when the files were read
+	last fingerprint // at the last look
+}
+
+// changed reports whether the files are other ones than those that were read, and have
+// been the same for two looks: an editor may have emptied one and be about to write it.
+func (l *looks) changed(now fingerprint) bool {
+	still := now == l.last
+	l.last = now
+	if now == l.seen || !still {
+		return false
+	}
+	l.seen = now
+	return true
+}
+
+type fingerprint [sha256.Size]byte
+
 // fingerprint is a hash of the configuration's files.
-func (s *server) fingerprint() (sum [sha256.Size]byte) {
+func (s *server) fingerprint() (sum fingerprint) {
 	h := sha256.New()
 	c := s.policy.Load().c
 	for _, name := range []string{c.File, c.TLSCert, c.TLSKey} {

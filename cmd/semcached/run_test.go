@@ -82,3 +82,15 @@ func TestTakenPortsAndLockedFilesAreToldAtOnce(t *testing.T) {
 		t.Errorf("the first one stopped with %d", code)
 	}
 }
+
+func TestFilesAreReadOnceTheyHaveStoppedChanging(t *testing.T) {
+	l := looks{seen: fingerprint{'a'}}
+	for i, c := range []struct {
+		now  byte
+		want bool
+	}{{'a', false}, {0, false}, {'b', false}, {'b', true}, {'b', false}, {'c', false}, {'b', false}, {0, false}, {0, true}, {'b', false}, {'b', true}} {
+		if got := l.changed(fingerprint{c.now}); got != c.want {
+			t.Errorf("look %d, at %q: %v", i, c.now, got)
+		}
+	}
+}
