@@ -21,10 +21,10 @@ func (ix *Index) gather(s *scratch, id uint64, level int) {
 	if entry == none {
 		return
 	}
-	start := ix.descend(&s.q, s, entry, level)
+	s.starts = append(s.starts[:0], ix.descend(&s.q, s, entry, level))
 	for l := min(level, int(ix.levels[entry])); l >= 0; l-- {
-		near := ix.walk(&s.q, s, start, ix.o.Build, 0, l)
-		start = near[0].node()
+		near := ix.walk(&s.q, s, s.starts, ix.o.Build, 0, l)
+		s.starts = append(s.starts[:0], near[0].node())
 		s.fresh = s.fresh[:0]
 		for _, f := range near {
 			if n := f.node(); ix.live(n) && ix.ids[n] != id {
@@ -102,7 +102,7 @@ func (ix *Index) unlink(s *scratch, node uint32) {
 // pointers returns those among the neighbours of a node and their neighbours who point
 // to it. The result is valid until gather.
 func (ix *Index) pointers(s *scratch, node uint32, around []uint32, level int) []uint32 {
-	s.begin(ix)
+	s.begin(ix, nil)
 	all := s.chosen[0][:0]
 	look := func(n uint32) {
 		if s.seen[n] != s.epoch {

@@ -38,8 +38,8 @@ func (ix *Index) SearchFunc(dst []index.Hit, q []float32, threshold float32, k i
 		return dst, nil
 	}
 	s.q.ask(ix, ix.centre)
-	start := ix.descend(&s.q, s, entry, 0)
 	ef, near := max(int(ix.ef.Load()), 2*k), max(k, leastNear)
+	start := ix.approach(s, entry, min(starts, ef/4))
 	var best []found
 	if keep == nil {
 		best = ix.walk(&s.q, s, start, ef, near, 0)
@@ -59,11 +59,9 @@ func (q *question) set(ix *Index, v []float32) error {
 }
 
 // walkKept is walk on the lowest layer for what keep accepts.
-func (ix *Index) walkKept(s *scratch, start uint32, ef, near int, keep func(uint64) bool) []found {
-	s.begin(ix)
-	s.beam, s.kept = s.beam[:0], s.kept[:0]
-	s.seen[start] = s.epoch
-	s.fresh = append(s.fresh[:0], start)
+func (ix *Index) walkKept(s *scratch, start []uint32, ef, near int, keep func(uint64) bool) []found {
+	s.begin(ix, start)
+	s.kept = s.kept[:0]
 	for next := 0; ; {
 		first := len(s.beam)
 		for i, score := range ix.compare(&s.q, s, s.fresh) {

@@ -104,6 +104,7 @@ type scratch struct {
 	epoch  uint16
 	beam   []found  // the best so far, best first
 	kept   []found  // in filtered searches, the best that the filter accepts
+	starts []uint32 // where a walk begins
 	fresh  []uint32 // neighbours not seen before
 	dots   []int32
 	scores []float32
@@ -114,8 +115,9 @@ type scratch struct {
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// begin forgets what has been seen. The caller holds mu or writers.
-func (s *scratch) begin(ix *Index) {
+// begin forgets what has been seen but start, which is looked at first. The caller holds mu
+// or writers.
+func (s *scratch) begin(ix *Index, start []uint32) {
 	if len(s.seen) < len(ix.terms) {
 		s.seen = make([]uint16, cap(ix.terms))
 		s.epoch = 0
@@ -123,6 +125,11 @@ func (s *scratch) begin(ix *Index) {
 	if s.epoch++; s.epoch == 0 { // after 65535 walks
 		clear(s.seen)
 		s.epoch = 1
+	}
+	s.beam = s.beam[:0]
+	s.fresh = append(s.fresh[:0], start...)
+	for _, n := range start {
+		s.seen[n] = s.epoch
 	}
 }
 
@@ -142,6 +149,27 @@ func (ix *Index) compare(q *question, s *scratch, nodes []uint32) []float32 {
 		s.scores[i] = q.base + t.add() + (float32(s.dots[i])-q.shift)*q.scale*t.factor()
 	}
 	return s.scores
+}
+
+// starts is how many nodes of layer 1 a search begins with on the lowest layer, if its width
+// is four times that: the best by a walk there. With one alone it may come down in the wrong
+// group, and takes long to find out. On clustered data (100,000 x 384, k=10) hits took a width
+// of 64 with 16 and of 80 with one for a recall of 0.99, the slowest hundredth of them 208 and
+// 306 µs (one run, in turn); at 10,000 it costs a tenth and gains nothing.
+const starts = 16
+
+// approach goes from the entry down to layer 1 and returns where to begin on the lowest: at
+// most width nodes.
+func (ix *Index) approach(s *scratch, entry uint32, width int) []uint32 {
+	s.starts = append(s.starts[:0], ix.descend(&s.q, s, entry, 1))
+	if ix.levels[entry] > 0 {
+		best := ix.walk(&s.q, s, s.starts, max(width, 1), 0, 1)
+		s.starts = s.starts[:0]
+		for _, f := range best {
+			s.starts = append(s.starts, f.node())
+		}
+	}
+	return s.starts
 }
 
 // descend goes from the entry down to the layer above level, on each to the nearest
@@ -188,11 +216,8 @@ const leastNear = 10
 // walk is a beam search of width ef on a layer (algorithm 2): from the best node whose
 // neighbours have not been looked at, until there is none, or none within reach of the
 // near-th best. What it returns, best first, is valid until the next walk with s.
-func (ix *Index) walk(q *question, s *scratch, start uint32, ef, near, level int) []found {
-	s.begin(ix)
-	s.beam = s.beam[:0]
-	s.seen[start] = s.epoch
-	s.fresh = append(s.fresh[:0], start)
+func (ix *Index) walk(q *question, s *scratch, start []uint32, ef, near, level int) []found {
+	s.begin(ix, start)
 	ix.look(q, s, ef, level)
 	for next := 0; next < len(s.beam); {
 		f := s.beam[next]
