@@ -19,6 +19,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -202,15 +203,27 @@ func (s *Server) Eventually(what string, ok func() error) {
 	}
 }
 
-// FreeAddr returns a loopback address that nobody listens on now.
+// The ports that FreeAddr gives out lie below those that Linux gives to whoever asks for
+// any (from 32768 on), so that no connection is given one of them meanwhile.
+const firstPort, portCount = 20_000, 12_000
+
+var tried atomic.Uint32 // ports, by FreeAddr
+
+// FreeAddr returns a loopback address that nobody listens on now, another one each time.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range portCount {
+		// Processes that test at the same time begin at different ports.
+		n := (uint32(os.Getpid())*101 + tried.Add(1)) % portCount
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+n))
+		if err != nil {
+			continue
+		}
+		defer l.Close()
+		return l.Addr().String()
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // logBuffer collects the output of a process.
