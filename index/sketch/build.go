@@ -1,6 +1,9 @@
 package sketch
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"runtime"
+)
 
 const (
 	// slice is how many rows the background looks at between two moments at which
@@ -65,11 +68,12 @@ func (ix *Index) build(t *tier) {
 		return
 	}
 	next := newLayout(sp)
-	ix.lock()
+	ix.mu.Lock()
 	t.next = next
 	ix.mu.Unlock()
 	for row := 0; row >= 0; {
 		row = ix.fill(t, next, row)
+		runtime.Gosched() // better here than with the lock
 	}
 }
 
@@ -93,6 +97,7 @@ func (ix *Index) sample(t *tier) (sample [][]float32, n int) {
 		}
 		ix.mu.RUnlock()
 		rows = rows[min(slice, len(rows)):]
+		runtime.Gosched()
 	}
 	return sample, n
 }
@@ -121,7 +126,7 @@ func (ix *Index) fill(t *tier, next *layout, row int) int {
 		at[i] = next.spot(&s.sketched)
 	}
 
-	ix.lock()
+	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	if ix.tier != t {
 		return -1

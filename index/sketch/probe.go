@@ -1,6 +1,7 @@
 package sketch
 
 import (
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -64,7 +65,7 @@ func (ix *Index) probe(t *tier, q []float32, threshold float32) {
 	s := borrow()
 	defer s.release()
 	got, err := s.run(ix, nil, q, threshold, 1)
-	ix.lock()
+	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	row, there := ix.find(id)
 	if err != nil || ix.tier != t || !there || vec.Dot(q, ix.row(int(row))) < score-1e-5 {
@@ -94,6 +95,7 @@ func (ix *Index) nearest(t *tier, q []float32, threshold float32) (id uint64, sc
 		if done {
 			return id, score
 		}
+		runtime.Gosched() // better here than with the lock
 	}
 }
 

@@ -41,7 +41,6 @@ package sketch
 
 import (
 	"slices"
-	"sync"
 
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/index/slab"
@@ -53,9 +52,6 @@ const (
 	mapFrom = 33
 	// placeRows is the number of rows in a chunk of small tables.
 	placeRows = 1 << 14
-	// patience is how often a writer tries to find no search going on before it makes
-	// the next ones wait in line.
-	patience = 2000
 )
 
 // options are the sizes from which things are done. They are shared and do not change.
@@ -80,7 +76,7 @@ type Index struct {
 	dims int
 	o    *options
 
-	mu   sync.RWMutex     // guards the fields below
+	mu   gate             // guards the fields below
 	n    int              // number of vectors
 	rows slab.Of[float32] // unit vectors
 	ids  slab.Of[uint64]  // of the rows
@@ -116,18 +112,6 @@ func newIndex(dims int, o *options) *Index {
 	return &Index{dims: dims, o: o, rows: slab.New[float32](dims), ids: slab.Sized[uint64](1, placeRows)}
 }
 
-// lock takes mu for writing. It tries to do so between two searches, for some ten
-// microseconds: a search that finds a writer waiting is put to sleep, which takes many
-// times as long as the write.
-func (ix *Index) lock() {
-	for range patience {
-		if ix.mu.TryLock() {
-			return
-		}
-	}
-	ix.mu.Lock()
-}
-
 // Add implements index.Index in O(1).
 func (ix *Index) Add(id uint64, v []float32) error {
 	s := borrow()
@@ -147,7 +131,7 @@ func (ix *Index) add(id uint64, s *search, here *placed) {
 	ix.mu.RUnlock()
 	here.in(s, cur)
 	s.there.in(s, next)
-	ix.lock()
+	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	row, replace := ix.find(id)
 	if replace {
@@ -237,7 +221,7 @@ func (ix *Index) id(i int) uint64     { return ix.ids.Row(i)[0] }
 // Remove implements index.Index in O(1): the last row takes the place of the removed
 // one.
 func (ix *Index) Remove(id uint64) bool {
-	ix.lock()
+	ix.mu.Lock()
 	defer ix.mu.Unlock()
 	found, ok := ix.find(id)
 	if !ok {

@@ -95,12 +95,12 @@ func (ix *Index) keep(row int) {
 // Snapshot implements index.Index. Neither searches nor changes wait for it: a row that
 // changes before it is written is kept as it was. Only one snapshot is written at a time.
 func (ix *Index) Snapshot(w io.Writer) error {
-	ix.lock()
+	ix.mu.Lock()
 	for ix.saving != nil {
 		done := ix.saved
 		ix.mu.Unlock()
 		<-done
-		ix.lock()
+		ix.mu.Lock()
 	}
 	s := &saving{to: ix.n, kept: make(map[int]kept)}
 	done := make(chan struct{})
@@ -108,7 +108,7 @@ func (ix *Index) Snapshot(w io.Writer) error {
 	head, lists := ix.heads(s)
 	ix.mu.Unlock()
 	defer func() {
-		ix.lock()
+		ix.mu.Lock()
 		ix.saving = nil
 		ix.mu.Unlock()
 		close(done)
@@ -213,7 +213,7 @@ func (ix *Index) block(b []byte, s *saving) []byte {
 		}
 		ix.mu.RUnlock()
 	}
-	ix.lock()
+	ix.mu.Lock()
 	for range n {
 		delete(s.kept, s.from)
 		s.from++
