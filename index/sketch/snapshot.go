@@ -28,8 +28,8 @@ import (
 //	  centres  dims int8 components each
 //	  f32 each: what turns a centre's components back
 //	  15 f32   margins
-//	  u16 each: slope of all pairs of lists
-//	  u8 each:  lean of all pairs
+//	  u8 each: slope of all pairs of lists
+//	  u8 each: lean of all pairs
 //	  u64      for how many vectors the lists were made
 //	  u32      CRC-32C of the lists so far
 //	blocks of at most 256 rows:
@@ -160,10 +160,7 @@ func (ix *Index) heads(s *saving) (head, lists []byte) {
 	}
 	lists = appendFloats(lists, sp.scales)
 	lists = appendFloats(lists, sp.margins[:])
-	for _, x := range sp.slope {
-		lists = le.AppendUint16(lists, x)
-	}
-	lists = append(lists, sp.lean...)
+	lists = append(append(lists, sp.slope...), sp.lean...)
 	lists = le.AppendUint64(lists, uint64(sp.made))
 	return head, le.AppendUint32(lists, crc32.Checksum(lists, castagnoli))
 }
@@ -326,7 +323,7 @@ func section(r io.Reader, n int) ([]byte, error) {
 // lists reads what there is of the lists before the rows.
 func (d *loader) lists(r *rotation, count int) error {
 	dims := d.ix.dims
-	b, err := section(d.r, count*(dims+4)+4*marginCount+3*count*count+8)
+	b, err := section(d.r, count*(dims+4)+4*marginCount+2*count*count+8)
 	if err != nil {
 		return err
 	}
@@ -348,11 +345,8 @@ func (d *loader) lists(r *rotation, count int) error {
 		}
 		b = b[4*len(v):]
 	}
-	sp.slope, sp.lean = make([]uint16, count*count), make([]uint8, count*count)
-	for i := range sp.slope {
-		sp.slope[i] = binary.LittleEndian.Uint16(b[2*i:])
-	}
-	b = b[2*len(sp.slope):]
+	sp.slope, sp.lean = make([]uint8, count*count), make([]uint8, count*count)
+	b = b[copy(sp.slope, b):]
 	b = b[copy(sp.lean, b):]
 	made := binary.LittleEndian.Uint64(b)
 	if made > math.MaxUint32 {

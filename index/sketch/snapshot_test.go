@@ -183,7 +183,7 @@ func TestForgedSnapshotsAreRefused(t *testing.T) {
 	var b bytes.Buffer
 	ix.Snapshot(&b)
 	const lists = headBytes + 4
-	block := lists + (4 + 4) + 4*marginCount + 3 + 8 + 4
+	block := lists + (4 + 4) + 4*marginCount + 2 + 8 + 4
 	ids, of, vectors := block+4, block+4+30*8, block+4+30*(8+4+8+1)
 	for name, forge := range map[string]func(b []byte){
 		"no dimensions":       func(b []byte) { binary.LittleEndian.PutUint32(b[8:], 0) },

@@ -12,11 +12,19 @@ const (
 	marginCount            = 15
 )
 
-// The units of what is kept for a pair of lists.
+// Two bytes are kept for a pair of lists: a lean in units of leanStep, and a slope by the
+// number of its place among slopes, which grow from slopeFrom on by slopeRatio each.
 const (
-	slopeStep = 1.0 / 128
-	leanStep  = 1.0 / 64
+	leanStep              = 1.0 / 64
+	slopeFrom, slopeRatio = 0.25, 1.03
 )
+
+var slopes = func() (all [256]float32) {
+	for i := range all {
+		all[i] = float32(slopeFrom * math.Pow(slopeRatio, float64(i)))
+	}
+	return all
+}()
 
 const (
 	// leanTo is the part of the way from a centre to the border that counts, beside how far
@@ -45,9 +53,8 @@ type space struct {
 	turned []float32 // R(c), r.bits components each
 	length float32   // of the longest centre
 	// slope and lean are, for each pair of lists, what far makes of scores: row by row of
-	// the list that a question belongs to, in units of slopeStep and leanStep.
-	slope []uint16
-	lean  []uint8
+	// the list that a question belongs to.
+	slope, lean []uint8
 
 	// margins are how far out of the list of a vector a question may lie, by the cosine
 	// of the two; see far and calibrate.
@@ -64,7 +71,7 @@ type spot struct {
 // newSpace returns the space of some centres, without pairs and margins.
 func newSpace(r *rotation, dims, made int, centres [][]float32) *space {
 	pairs := len(centres) * len(centres)
-	s := &space{r: r, dims: dims, stride: (dims + 31) &^ 31, made: made, slope: make([]uint16, pairs), lean: make([]uint8, pairs)}
+	s := &space{r: r, dims: dims, stride: (dims + 31) &^ 31, made: made, slope: make([]uint8, pairs), lean: make([]uint8, pairs)}
 	s.bytes = make([]int8, len(centres)*s.stride)
 	s.scales = make([]float32, len(centres))
 	for i, c := range centres {
@@ -181,13 +188,13 @@ func (s *space) far(d *sketched, list int) float32 {
 }
 
 // farOf is far by the difference of the scores and what is known of the pair.
-func farOf(less float32, slope uint16, lean uint8) float32 {
-	return less*slopeStep*float32(slope) + leanStep*float32(lean)
+func farOf(less float32, slope, lean uint8) float32 {
+	return less*slopes[slope] + leanStep*float32(lean)
 }
 
 // bytesHeld is the memory of a space.
 func (s *space) bytesHeld() int64 {
-	return int64(len(s.bytes) + 4*(len(s.scales)+len(s.half)+len(s.turned)) + 2*len(s.slope) + len(s.lean))
+	return int64(len(s.bytes) + 4*(len(s.scales)+len(s.half)+len(s.turned)) + len(s.slope) + len(s.lean))
 }
 
 // resize returns a slice of n elements, b itself if it has room.
