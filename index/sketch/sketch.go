@@ -21,10 +21,10 @@
 // like; where the list's vectors are all nearer to c than the tangent's point, or all
 // farther, p is smaller still (see widest). The number of differing bits among n is then
 // at most binomial, and the search drops a vector only beyond the distance that a
-// binomial variable with n and p exceeds with a small probability: 1/2000 among the first
-// 64 bits, where each bit more costs survivors, and 1/20000 among all 256. A search looks
-// only into the lists whose centres are about as near as the nearest, and may so miss
-// another 1/2500, as measured on the data (see calibrate). Together that is less than
+// binomial variable with n and p exceeds with a small probability: 1/2500 among the first
+// 64 bits, where each bit more costs survivors, 1/10000 among 128 and 1/20000 among all
+// 384. A search looks only into the lists that the question lies in or not far out of, and
+// may so miss another 1/2500, as measured on the data (see far and calibrate). Together that is less than
 // 1/1000 for a vector exactly at the threshold and in the least favourable place; above
 // it the angle shrinks and the probability with it, by orders of magnitude.
 // TestPairsAtTheThresholdAreFound measures it.
@@ -34,9 +34,9 @@
 //
 // # Memory
 //
-// Per vector: 4 bytes per dimension; 52 of code, place and number (from 256 vectors on);
-// 8 of ID and 5 to 6 of what finds the rows of IDs (from 33 vectors on). A search
-// touches eight bytes per vector that it looks at, and little else.
+// Per vector: 4 bytes per dimension; 61 of code, distance, place and number (from 256
+// vectors on); 8 of ID and 5 to 6 of what finds the rows of IDs (from 33 vectors on). A
+// search touches eight bytes per vector that it looks at, and little else.
 package sketch
 
 import (

@@ -228,11 +228,11 @@ const (
 // calibrate measures the margins: how far a question may lie out of the list (see far) of a
 // vector at a cosine of t to it.
 //
-// Vectors held apart from the making are moved to that cosine in five ways: anywhere; towards another
-// vector of the sample; towards another one of their list; as two neighbours in their
-// list differ; and as any two of it do. The margin is what was needed for all but two in
-// 8000 of the way that needs most, and a little more. Of pairs moved so, no more than missList are expected to
-// be missed, and of the other ways fewer.
+// Vectors held apart from the making are moved to that cosine in five ways: anywhere;
+// towards another vector of the sample; towards another one of their list; as two neighbours in their
+// list differ; and as any two of it do. The margin is what was needed for all but the left
+// farthest of the way that needs most, and a little more. Of pairs moved so, no more than
+// missList are expected to be missed, and of the other ways fewer.
 func (s *space) calibrate(apart, sample [][]float32, count int) {
 	members := make([][][]float32, s.len())
 	s.divide(members, sample)
