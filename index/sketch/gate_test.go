@@ -60,8 +60,10 @@ func TestGateIsFair(t *testing.T) {
 			}
 		})
 	}
+	written := 0
 	for range 100 {
 		g.Lock()
+		written++
 		g.Unlock()
 	}
 	g.RLock()
@@ -82,4 +84,7 @@ func TestGateIsFair(t *testing.T) {
 	<-in
 	close(stop)
 	wg.Wait()
+	if written != 100 {
+		t.Errorf("%d writes", written)
+	}
 }
