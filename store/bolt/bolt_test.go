@@ -299,6 +299,25 @@ func TestFullDiskFailsWritesAndHeals(t *testing.T) {
 	checkFile(t, path)
 }
 
+// TestReserveServesAfterARestart: the first write on a disk that was full before the
+// restart may be a delete.
+func TestReserveServesAfterARestart(t *testing.T) {
+	path := filled(t, 3)
+	s, err := Open(Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if !s.useReserve() {
+		t.Error("the room that is kept for deletes is not used")
+	}
+	if s.useReserve() {
+		t.Error("it is used twice")
+	}
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	s, err := Open(Options{Path: filepath.Join(t.TempDir(), "x.db"), QueueBytes: 10 << 10})
 	if err != nil {

@@ -73,7 +73,7 @@ func Open(o Options) (*Store, error) {
 	if err := syncDir(filepath.Dir(o.Path)); err != nil { // a new file's name must be safe too
 		s.o.Log.Warn("sync the data folder", "error", err)
 	}
-	s.db, s.state = h, st
+	s.db, s.state, s.reserved = h, st, s.hasReserve()
 	s.findSnapshot()
 	return s, nil
 }

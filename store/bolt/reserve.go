@@ -26,6 +26,12 @@ const (
 	squeezeOps = 16
 )
 
+// hasReserve reports whether the reserve is there, from before a restart.
+func (s *Store) hasReserve() bool {
+	info, err := os.Stat(s.o.Path + reserveSuffix)
+	return err == nil && info.Size() == reserveBytes
+}
+
 // ensureReserve makes the reserve if it is missing and the disk has room for twice as
 // much. The caller holds writing.
 func (s *Store) ensureReserve() {
@@ -33,10 +39,6 @@ func (s *Store) ensureReserve() {
 		return
 	}
 	path := s.o.Path + reserveSuffix
-	if info, err := os.Stat(path); err == nil && info.Size() == reserveBytes {
-		s.reserved = true
-		return
-	}
 	var disk syscall.Statfs_t
 	if syscall.Statfs(filepath.Dir(path), &disk) == nil && int64(disk.Bavail)*int64(disk.Bsize) < 2*reserveBytes {
 		return
