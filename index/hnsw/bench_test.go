@@ -46,6 +46,21 @@ func newBenchSet(dims, groups int) benchSet {
 	return s
 }
 
+// recall is the share of the ten nearest that are found.
+func (s benchSet) recall() float64 {
+	var dst []index.Hit
+	found := 0
+	for j, q := range s.questions {
+		dst, _ = s.ix.TopK(dst[:0], q, 10)
+		for _, want := range s.truth[j] {
+			if slices.ContainsFunc(dst, func(h index.Hit) bool { return h.ID == want.ID }) {
+				found++
+			}
+		}
+	}
+	return float64(found) / float64(10*len(s.questions))
+}
+
 // BenchmarkTopK compares the walk on 4-bit vectors with the same walk on exact ones.
 func BenchmarkTopK(b *testing.B) {
 	for name, set := range benchSets {
@@ -56,21 +71,43 @@ func BenchmarkTopK(b *testing.B) {
 					s.ix.SetSearch(ef)
 					s.ix.exact = impl == "float32"
 					defer func() { s.ix.exact = false }()
-					dst, i, found := make([]index.Hit, 0, 16), 0, 0
+					dst, i := make([]index.Hit, 0, 16), 0
 					b.ReportAllocs()
 					for b.Loop() {
 						dst, _ = s.ix.TopK(dst[:0], s.questions[i%len(s.questions)], 10)
 						i++
 					}
-					for j, q := range s.questions {
-						dst, _ = s.ix.TopK(dst[:0], q, 10)
-						for _, want := range s.truth[j] {
-							if slices.ContainsFunc(dst, func(h index.Hit) bool { return h.ID == want.ID }) {
-								found++
-							}
+					b.ReportMetric(s.recall(), "recall")
+				})
+			}
+		}
+	}
+}
+
+// BenchmarkEqualRecall compares the two walks, each with the smallest width that finds as
+// much: walks on codes might need a wider one.
+func BenchmarkEqualRecall(b *testing.B) {
+	for name, set := range benchSets {
+		for _, least := range []float64{0.9, 0.95, 0.98} {
+			for _, impl := range []string{"int4", "float32"} {
+				b.Run(fmt.Sprintf("%s/n=10k/k=10/recall=%v/impl=%s", name, least, impl), func(b *testing.B) {
+					s := set()
+					s.ix.exact = impl == "float32"
+					defer func() { s.ix.exact = false }()
+					width, found := 20, 0.0
+					for ; width < 1000; width += max(2, width/20) {
+						s.ix.SetSearch(width)
+						if found = s.recall(); found >= least {
+							break
 						}
 					}
-					b.ReportMetric(float64(found)/float64(10*len(s.questions)), "recall")
+					dst, i := make([]index.Hit, 0, 16), 0
+					for b.Loop() {
+						dst, _ = s.ix.TopK(dst[:0], s.questions[i%len(s.questions)], 10)
+						i++
+					}
+					b.ReportMetric(float64(width), "width")
+					b.ReportMetric(found, "recall")
 				})
 			}
 		}

@@ -3,9 +3,9 @@
 // using Hierarchical Navigable Small World graphs", 2016), with their algorithm 4 to
 // choose neighbours in different directions.
 //
-// The graph is walked on 4-bit vectors, an eighth of the memory that a walk would
-// otherwise wait for, and the best of what was found is compared exactly: scores are
-// exact cosines, and nothing below a threshold is ever returned. What is similar may be
+// The graph is walked on 4-bit vectors, seen from the mean of all: an eighth of the memory
+// that a walk would otherwise wait for. The best of what was found is compared exactly: scores
+// are exact cosines, and nothing below a threshold is ever returned. What is similar may be
 // missed; how often depends on the data and on the width of the search.
 //
 // Everything lies in a few tables: vectors, 4-bit vectors, and lists of neighbours of
