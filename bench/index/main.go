@@ -47,6 +47,7 @@ func plan() (all []part) {
 	}
 	return append(all,
 		part{vectors.Clustered, 100_000, 384, true, true, everything, true},
+		part{vectors.MeanHeavy, 100_000, 384, false, false, []string{"sketch", "flat"}, true},
 		part{vectors.None, 100_000, 384, false, false, threshold, true},
 		part{vectors.Clustered, 100_000, 768, true, false, []string{"sketch", "hnsw", "flat", "hnswlib"}, false},
 		part{vectors.None, 100_000, 768, false, false, threshold, false},
