@@ -181,7 +181,8 @@ func (g goals) sharing() {
 			}
 			name := fmt.Sprintf("clustered %d×384, %s: ", n, system)
 			g.line(name+"p99 / p50 beside 1,000 inserts/s", tail, -3, "%.1f", b.inserts > 0.95*insertsBeside,
-				fmt.Sprintf(" (%s µs at %.0f inserts/s; %.1f without)", b.beside, b.inserts, b.alone.worst()))
+				fmt.Sprintf(" (%s µs at %.0f inserts/s; %.1f without; spin %.1f and %.1f)",
+					b.beside, b.inserts, b.alone.worst(), us(b.beside.spin[1])/us(b.beside.spin[0]), us(b.alone.spin[1])/us(b.alone.spin[0])))
 			g.line(name+"two threads, times one, of what the processor gives", threads, bound, "%.2f", true, fmt.Sprintf(" (of ×%.2f)", b.processor))
 		}
 	}
