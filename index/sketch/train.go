@@ -217,9 +217,8 @@ func (s *space) cost(stored, asked [][]float32, n int) float64 {
 }
 
 const (
-	// moves is in how many ways vectors are moved; all but the left farthest of each
-	// must be found: (left+1)/(moved+1) < missList.
-	moves, left = 5, 5
+	// moves is in how many ways vectors are moved.
+	moves = 5
 	// safety widens what was measured, and roundoff is for the 8-bit scores of the
 	// moved vector, which are here put together from those of two others.
 	safety, roundoff = 1.05, 0.02
@@ -230,8 +229,8 @@ const (
 //
 // Vectors held apart from the making are moved to that cosine in five ways: anywhere;
 // towards another vector of the sample; towards another one of their list; as two neighbours in their
-// list differ; and as any two of it do. The margin is what was needed for all but the left
-// farthest of the way that needs most, and a little more. Of pairs moved so, no more than
+// list differ; and as any two of it do. The margin is what was needed for all but the few
+// farthest of the way that needs most, and a little more: of pairs moved so, no more than
 // missList are expected to be missed, and of the other ways fewer.
 func (s *space) calibrate(apart, sample [][]float32, count int) {
 	members := make([][][]float32, s.len())
@@ -239,7 +238,15 @@ func (s *space) calibrate(apart, sample [][]float32, count int) {
 	var x, d sketched
 	s.prepare(&x)
 	s.prepare(&d)
-	var most [moves][marginCount][left + 1]float32 // the largest, in descending order
+	// All but so many of count must be found; a next one is missed with a probability of
+	// (left+1)/(count+1).
+	left := max(0, int(missList*float64(count+1))-1)
+	var most [moves][marginCount][]float32 // the largest, in descending order
+	for way := range most {
+		for g := range most[way] {
+			most[way][g] = make([]float32, left+1)
+		}
+	}
 	for i := range count * moves {
 		v := apart[rand.IntN(len(apart))]
 		s.score(&x, v)
