@@ -41,6 +41,7 @@ package sketch
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/semcached/semcached/index"
 	"github.com/semcached/semcached/index/slab"
@@ -76,7 +77,7 @@ type Index struct {
 	dims int
 	o    *options
 
-	mu   gate             // guards the fields below
+	mu   sync.RWMutex     // guards the fields below
 	n    int              // number of vectors
 	rows slab.Of[float32] // unit vectors
 	ids  slab.Of[uint64]  // of the rows
