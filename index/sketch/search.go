@@ -54,7 +54,7 @@ func borrow() *search { return searches.Get().(*search) }
 
 // release gives the scratch space back, and lets go of what it points to.
 func (s *search) release() {
-	s.ix, s.dst, s.seen = nil, nil, nil
+	s.ix, s.dst, s.seen, s.sketched.unit = nil, nil, nil, nil
 	s.here.space, s.there.space = nil, nil
 	s.wanted = s.wanted[:0]
 	searches.Put(s)
